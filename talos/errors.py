@@ -1,0 +1,187 @@
+"""Every error that Talos raises.
+
+    TalosError
+    ├─ ProtocolError (never raised itself)
+    │  ├─ LocalProtocolError        we used a machine wrongly
+    │  └─ RemoteProtocolError       the peer broke the protocol
+    │     └─ MessageTooLarge
+    ├─ NegotiationError             no protocol in common
+    ├─ HandshakeError               no authenticated channel
+    │  ├─ PeerIdMismatch
+    │  └─ BadSignature
+    ├─ DialError(.causes)           ├─ ListenError
+    ├─ LimitExceeded(.limit)        ├─ RefusedByGate
+    ├─ StreamReset                  in `talos.abc`, for it is trio's BrokenResourceError too
+    ├─ RoutingError
+    │  ├─ PeerNotFound
+    │  └─ RecordRejected
+    └─ ConfigError
+       ├─ WalletError
+       └─ NotSupported              designed, not built
+
+Closed, broken and busy streams raise trio's own errors. An OSError becomes a TalosError in
+`talos.transport` only. Messages are lower case, without a full stop, and name the peer or the limit.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "BadSignature",
+    "ConfigError",
+    "ConnectionCode",
+    "DialError",
+    "HandshakeError",
+    "LimitExceeded",
+    "ListenError",
+    "LocalProtocolError",
+    "MessageTooLarge",
+    "NegotiationError",
+    "NotSupported",
+    "PeerIdMismatch",
+    "PeerNotFound",
+    "ProtocolError",
+    "RecordRejected",
+    "RefusedByGate",
+    "RemoteProtocolError",
+    "RoutingError",
+    "StreamCode",
+    "TalosError",
+    "WalletError",
+]
+
+
+class TalosError(Exception):
+    """Root of the tree."""
+
+
+class ProtocolError(TalosError):
+    """A protocol was broken; raised only as one of its two children."""
+
+    def __init__(self, *args: object) -> None:
+        if type(self) is ProtocolError:
+            raise TypeError("raise LocalProtocolError or RemoteProtocolError")
+        super().__init__(*args)
+
+
+class LocalProtocolError(ProtocolError):
+    """This side asked a machine for something that its state does not allow."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer sent something malformed, over a limit or out of order."""
+
+
+class MessageTooLarge(RemoteProtocolError):
+    """A length prefix announced more than the reader accepts; judged before any buffer grew."""
+
+
+class NegotiationError(TalosError):
+    """The two sides have no protocol in common, or did not speak multistream."""
+
+
+class HandshakeError(TalosError):
+    """No authenticated channel came to be."""
+
+
+class PeerIdMismatch(HandshakeError):
+    """The peer proved another identity than the one that was dialled."""
+
+    def __init__(self, expected: object, actual: object) -> None:
+        super().__init__(f"expected peer {expected}, found {actual}")
+        self.expected = expected
+        self.actual = actual
+
+
+class BadSignature(HandshakeError):
+    """A signature does not hold, or its key is one that we refuse."""
+
+
+class DialError(TalosError):
+    """No address worked; `causes` says for each address why."""
+
+    def __init__(self, message: str, causes: Mapping[object, BaseException] | None = None) -> None:
+        self.causes: Mapping[object, BaseException] = dict(causes or {})
+        details = "; ".join(f"{addr}: {cause}" for addr, cause in list(self.causes.items())[:5])
+        more = f"; and {len(self.causes) - 5} more" if len(self.causes) > 5 else ""
+        super().__init__(f"{message} ({details}{more})" if details else message)
+
+
+class ListenError(TalosError):
+    """An address could not be listened on."""
+
+
+class LimitExceeded(TalosError):
+    """A limit of ours refused; nothing was reserved.
+
+    `limit` is the figure, `scope` names whose it is and `kind` what is counted.
+    """
+
+    def __init__(self, message: str, *, limit: float = 0, scope: str = "", kind: str = "") -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.scope = scope
+        self.kind = kind
+
+
+class RefusedByGate(TalosError):
+    """The connection gate said no, or raised."""
+
+
+class RoutingError(TalosError):
+    """The network did not give what was looked for."""
+
+
+class PeerNotFound(RoutingError):
+    """Nobody knew an address of the peer."""
+
+
+class RecordRejected(RoutingError):
+    """A record is not valid under its namespace."""
+
+
+class ConfigError(TalosError):
+    """Contradictory or dangerous configuration, found at construction."""
+
+
+class WalletError(ConfigError):
+    """A key file is damaged, or its permissions are not safe."""
+
+
+class NotSupported(ConfigError):
+    """Designed, but not built or not installed; the message names the extra where there is one."""
+
+
+class StreamCode(enum.IntEnum):
+    """Why a stream was reset: go-libp2p's numbers, advice only."""
+
+    NONE = 0
+    NEGOTIATION_FAILED = 0x1001
+    RESOURCE_LIMIT = 0x1002
+    RATE_LIMITED = 0x1003
+    PROTOCOL_VIOLATION = 0x1004
+    SUPPLANTED = 0x1005
+    GARBAGE_COLLECTED = 0x1006
+    SHUTDOWN = 0x1007
+    GATED = 0x1008
+    OUT_OF_RANGE = 0x1009
+
+
+class ConnectionCode(enum.IntEnum):
+    """Why a connection was closed: go-libp2p's numbers, one below the stream's."""
+
+    NONE = 0
+    NEGOTIATION_FAILED = 0x1000
+    RESOURCE_LIMIT = 0x1001
+    RATE_LIMITED = 0x1002
+    PROTOCOL_VIOLATION = 0x1003
+    SUPPLANTED = 0x1004
+    GARBAGE_COLLECTED = 0x1005
+    SHUTDOWN = 0x1006
+    GATED = 0x1007
+    OUT_OF_RANGE = 0x1008

@@ -1,0 +1,1 @@
+"""Bytes on the wire: varints, length prefixes and generated messages."""

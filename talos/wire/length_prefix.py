@@ -1,0 +1,80 @@
+"""Messages behind a varint length: bytes in, whole messages out."""
+
+from __future__ import annotations
+
+from talos.errors import LocalProtocolError, MessageTooLarge, RemoteProtocolError
+from talos.wire import varint
+
+__all__ = ["LengthPrefixDecoder", "frame"]
+
+
+def frame(message: bytes, max_size: int | None = None) -> bytes:
+    """`message` behind its length; LocalProtocolError when it is longer than `max_size` bytes."""
+    if max_size is not None and len(message) > max_size:
+        raise LocalProtocolError(f"message of {len(message)} bytes is over the limit of {max_size}")
+    return varint.encode(len(message)) + message
+
+
+class LengthPrefixDecoder:
+    """Cuts a byte stream into length-prefixed messages of at most `max_size` bytes.
+
+    A prefix is judged as soon as it is complete, so a hostile length never makes a buffer grow.
+    After it has raised, a decoder is done with.
+    """
+
+    __slots__ = ("_buffer", "_max_size", "_need", "_position")
+
+    def __init__(self, max_size: int) -> None:
+        self._max_size = max_size
+        self._buffer = bytearray()
+        self._position = 0
+        self._need = 0
+
+    def receive_data(self, data: bytes | bytearray | memoryview) -> list[bytes]:
+        """The messages that `data` completes; the rest waits for the next call."""
+        self.feed(data)
+        messages: list[bytes] = []
+        while (message := self.next_message()) is not None:
+            messages.append(message)
+        return messages
+
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
+        """Adds bytes for `next_message`, which alone looks at them."""
+        if self._position:
+            del self._buffer[: self._position]
+            self._position = 0
+        self._buffer += data
+
+    def next_message(self) -> bytes | None:
+        """The next whole message, or None when more bytes are needed.
+
+        Nothing behind that message is looked at: what follows may be of another protocol.
+        """
+        buffer, position = self._buffer, self._position
+        if len(buffer) - position < self._need:
+            return None
+        header = varint.decode(buffer, position)
+        if header is None:
+            return None
+        length, start = header
+        if length > self._max_size:
+            raise MessageTooLarge(f"message of {length} bytes is over the limit of {self._max_size}")
+        end = start + length
+        if end > len(buffer):
+            self._need = end - position
+            return None
+        self._need = 0
+        self._position = end
+        return bytes(memoryview(buffer)[start:end])
+
+    def end(self) -> None:
+        """The stream ended; RemoteProtocolError when that cut a message."""
+        if len(self._buffer) > self._position:
+            raise RemoteProtocolError("stream ended inside a message")
+
+    def take_leftover(self) -> bytes:
+        """The bytes behind the last message given out, which leave the decoder."""
+        leftover = bytes(self._buffer[self._position :])
+        self._buffer.clear()
+        self._position = self._need = 0
+        return leftover
