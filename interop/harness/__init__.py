@@ -1,0 +1,1 @@
+"""What the official interoperability harnesses ask of an image, both generations of them."""
