@@ -1,0 +1,54 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from talos.errors import LocalProtocolError, MessageTooLarge, RemoteProtocolError
+from talos.wire import varint
+from talos.wire.length_prefix import LengthPrefixDecoder, frame
+
+
+@given(st.lists(st.binary(max_size=300), max_size=20), st.lists(st.integers(1, 50), min_size=1))
+def test_any_chunking_gives_the_same_messages(messages: list[bytes], chunks: list[int]) -> None:
+    wire = b"".join(map(frame, messages))
+    decoder = LengthPrefixDecoder(300)
+    found, position, turn = [], 0, 0
+    while position < len(wire):
+        size = chunks[turn % len(chunks)]
+        found += decoder.receive_data(wire[position : position + size])
+        position, turn = position + size, turn + 1
+    assert found == messages
+    decoder.end()
+
+
+@pytest.mark.parametrize("length", [101, 2**30, 2**40, varint.MAX_VALUE])
+def test_an_over_long_prefix_is_refused_before_its_message_comes(length: int) -> None:
+    with pytest.raises(MessageTooLarge):
+        LengthPrefixDecoder(100).receive_data(varint.encode(length))
+
+
+def test_the_limit_itself_is_allowed() -> None:
+    assert LengthPrefixDecoder(100).receive_data(frame(b"x" * 100, 100)) == [b"x" * 100]
+    with pytest.raises(LocalProtocolError):
+        frame(b"x" * 101, 100)
+
+
+def test_the_end_inside_a_message_is_an_error() -> None:
+    decoder = LengthPrefixDecoder(100)
+    decoder.receive_data(b"\x05abc")
+    with pytest.raises(RemoteProtocolError):
+        decoder.end()
+
+
+def test_bytes_behind_a_message_are_left_alone() -> None:
+    """What follows one message may be of another protocol: it is not judged as a prefix."""
+    decoder = LengthPrefixDecoder(100)
+    decoder.feed(frame(b"status") + b"\xff" * 20)
+    assert decoder.next_message() == b"status"
+    assert decoder.take_leftover() == b"\xff" * 20
+    assert decoder.take_leftover() == b""
+
+
+def test_one_byte_at_a_time() -> None:
+    decoder = LengthPrefixDecoder(1000)
+    wire = frame(b"a" * 700) + frame(b"")
+    assert [message for i in range(len(wire)) for message in decoder.receive_data(wire[i : i + 1])] == [b"a" * 700, b""]
