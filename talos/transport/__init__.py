@@ -1,0 +1,43 @@
+"""Transports that carry raw bytes, each loaded on first use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from talos.transport.memory import Memory, MemoryConfig, MemoryNetwork
+    from talos.transport.resolve import Resolver, ResolverConfig
+    from talos.transport.tcp import Tcp, TcpConfig
+    from talos.transport.unix import Unix, UnixConfig
+
+__all__ = [
+    "Memory",
+    "MemoryConfig",
+    "MemoryNetwork",
+    "Resolver",
+    "ResolverConfig",
+    "Tcp",
+    "TcpConfig",
+    "Unix",
+    "UnixConfig",
+]
+
+_MODULES = {
+    "Memory": "memory",
+    "MemoryConfig": "memory",
+    "MemoryNetwork": "memory",
+    "Resolver": "resolve",
+    "ResolverConfig": "resolve",
+    "Tcp": "tcp",
+    "TcpConfig": "tcp",
+    "Unix": "unix",
+    "UnixConfig": "unix",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
