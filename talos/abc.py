@@ -498,6 +498,20 @@ class Peerstore(Protocol):
     def signed_record(self, peer: PeerId) -> bytes | None:
         """The newest accepted envelope, byte for byte as received."""
 
+    def record_seq(self, peer: PeerId) -> int | None:
+        """The sequence number of that envelope."""
+
+    def update(
+        self,
+        peer: PeerId,
+        *,
+        addrs: Iterable[Multiaddr] | None = None,
+        protocols: Iterable[ProtocolId] | None = None,
+        agent_version: str | None = None,
+        record: tuple[bytes, int] | None = None,
+    ) -> None:
+        """Takes over what the peer told of itself; None leaves what is known. `record`: envelope and its number."""
+
     def peers(self) -> Iterable[PeerId]: ...
 
 

@@ -1,0 +1,1 @@
+"""The host: a running node, and the parts that it is made of."""
