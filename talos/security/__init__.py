@@ -1,0 +1,1 @@
+"""Security: an authenticated, encrypted channel of any byte stream."""
