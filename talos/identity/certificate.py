@@ -35,6 +35,10 @@ VALID_BEFORE = timedelta(hours=1)
 VALID_AFTER = timedelta(days=36_525)
 
 _VERSION, _EXTENSIONS = 0xA0, 0xA3
+_ECDSA_WITH_SHA2 = bytes.fromhex("06082a8648ce3d0403")
+"""The object identifier up to its last byte, which names the hash."""
+_RSA = bytes.fromhex("06092a864886f70d0101")
+_ED25519 = bytes.fromhex("06032b6570")
 _CURVE_HASHES = {"secp256r1": "sha256", "secp384r1": "sha384", "secp521r1": "sha512"}
 """The pairs that TLS 1.3 has signature schemes for."""
 _RSA_HASHES = frozenset(_CURVE_HASHES.values())
@@ -115,13 +119,14 @@ def _read_certificate(data: bytes, now: datetime) -> tuple[PublicKey, bytes, byt
     """Identity key, its signature and the certificate's SubjectPublicKeyInfo; all but the identity is checked."""
     from cryptography import x509
 
+    spki = _subject_public_key_info(data)
     certificate = x509.load_der_x509_certificate(data)
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
         raise HandshakeError("certificate is expired or not yet valid")
     _check_algorithm(certificate)
     certificate.verify_directly_issued_by(certificate)
     key, signature = _read_extension(_identity_extension(certificate))
-    return key, signature, _subject_public_key_info(certificate.tbs_certificate_bytes)
+    return key, signature, spki
 
 
 def _check_algorithm(certificate: x509.Certificate) -> None:
@@ -175,12 +180,26 @@ def _read_extension(value: bytes) -> tuple[PublicKey, bytes]:
     return PublicKey.from_bytes(key), signature
 
 
-def _subject_public_key_info(tbs: bytes) -> bytes:
-    """The very bytes that are signed: encoding the parsed key again loses an algorithm such as RSASSA-PSS."""
-    fields = der.Reader(der.Reader(tbs).take(der.SEQUENCE))
+def _subject_public_key_info(data: bytes) -> bytes:
+    """The very bytes that are signed: encoding the parsed key again loses an algorithm such as RSASSA-PSS.
+
+    On the way it refuses what the library would only print a warning about, in any peer's name.
+    """
+    outer = der.Reader(data)
+    certificate = der.Reader(outer.take(der.SEQUENCE))
+    outer.end()
+    fields = der.Reader(certificate.take(der.SEQUENCE))
+    algorithm = certificate.take(der.SEQUENCE)
     fields.take(_VERSION)
-    fields.take(der.INTEGER)  # serial number
-    for _name in ("signature", "issuer", "validity", "subject"):
+    if fields.take_integer() == 0:
+        raise RemoteProtocolError("serial number of zero")
+    if fields.take(der.SEQUENCE) != algorithm:
+        raise RemoteProtocolError("two signature algorithms")
+    if not algorithm.startswith((_ECDSA_WITH_SHA2, _RSA, _ED25519)):
+        raise RemoteProtocolError("signature algorithm that is not accepted")
+    if algorithm.startswith(_ECDSA_WITH_SHA2) and len(algorithm) > len(_ECDSA_WITH_SHA2) + 1:
+        raise RemoteProtocolError("ECDSA with parameters")
+    for _name in ("issuer", "validity", "subject"):
         fields.take(der.SEQUENCE)
     info = der.encode(der.SEQUENCE, fields.take(der.SEQUENCE))
     fields.take(_EXTENSIONS)  # nothing between: the unique ids of old are not allowed
