@@ -46,7 +46,12 @@ class Plaintext:
         self._key = key.public_key
 
     async def secure(
-        self, stream: trio.abc.Stream, role: Role, expected: PeerId | None, *, muxers: Sequence[ProtocolId] = ()
+        self,
+        stream: trio.abc.Stream,
+        role: Role,  # noqa: ARG002 - the seam's
+        expected: PeerId | None,
+        *,
+        muxers: Sequence[ProtocolId] = (),  # noqa: ARG002 - the seam's
     ) -> SecureChannel:
         """As `talos.abc.SecurityTransport`; both roles do the same, and muxers are not negotiated early."""
         return await open_channel(stream, PlaintextMachine(self._key, expected=expected))
