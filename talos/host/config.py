@@ -1,0 +1,127 @@
+"""What a node is made of and how long it waits. Limits stand in `talos.host.limits`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, TypeAlias, cast
+
+from talos.abc import ByteTransport, SecurityTransport, Transport
+from talos.addr import parse
+from talos.errors import ConfigError
+from talos.host.dial_machine import Stagger
+from talos.host.limits import LimitsConfig
+from talos.identity.keys import PrivateKey
+from talos.muxer.yamux import Yamux
+from talos.transport.tcp import Tcp
+
+if TYPE_CHECKING:
+    from multiaddr import Multiaddr
+
+    from talos.abc import Gate, Muxer
+    from talos.host.routes import Routes
+
+__all__ = ["NodeConfig", "SecurityFactory", "Stack", "StackPart", "TimeoutsConfig"]
+
+PLAINTEXT_ID = "/plaintext/2.0.0"
+
+SecurityFactory: TypeAlias = Callable[[PrivateKey], SecurityTransport]
+StackPart: TypeAlias = ByteTransport | Transport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """The layers of a node, each in order of preference."""
+
+    transports: tuple[StackPart, ...] = field(default_factory=lambda: (Tcp(),))
+    """The first that matches an address carries it."""
+    security: tuple[SecurityTransport | SecurityFactory, ...] = ()
+    """Ready ones, or classes that the node calls with its key: `(Noise, Tls)`. Empty: Noise."""
+    muxers: tuple[Muxer, ...] = field(default_factory=lambda: (Yamux(),))
+
+    def __post_init__(self) -> None:
+        if not self.transports:
+            raise ConfigError("a stack needs a transport")
+        if not self.muxers and any(isinstance(part, ByteTransport) for part in self.transports):
+            raise ConfigError("a byte transport needs a muxer above it")
+        for part in self.transports:
+            if not isinstance(part, ByteTransport | Transport):
+                raise ConfigError(f"{part!r} is no transport")
+
+    def securities(self, key: PrivateKey) -> tuple[SecurityTransport, ...]:
+        """The security transports of a node with that key."""
+        if not self.security:
+            from talos.security.noise import Noise
+
+            return (Noise(key),)
+        return tuple(_made(part, key) for part in self.security)
+
+
+def _made(part: SecurityTransport | SecurityFactory, key: PrivateKey) -> SecurityTransport:
+    if isinstance(part, type) or not hasattr(part, "secure"):
+        return cast("SecurityFactory", part)(key)
+    return cast("SecurityTransport", part)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeoutsConfig:
+    """Seconds. Each is a total: no byte that arrives extends it."""
+
+    dial: float = 15.0
+    """A whole dial: resolving names, all addresses, the upgrade."""
+    connect: float = 5.0
+    """Raw bytes to one address, before the upgrade."""
+    authenticate: float = 10.0
+    """From the connected bytes to the proven key of the peer."""
+    upgrade: float = 15.0
+    """From the connected bytes to the multiplexed connection, either side."""
+    negotiate: float = 10.0
+    """Agreement on the protocol of one stream."""
+    open_stream: float = 15.0
+    """A whole `open_stream` on a connection that stands."""
+    flush: float = 2.0
+    """At the end: telling the peers good-bye and sending what is queued."""
+    shutdown: float = 5.0
+    """At the end: everything."""
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            seconds = getattr(self, entry.name)
+            if not (math.isfinite(seconds) and seconds > 0):
+                raise ConfigError(f"timeout {entry.name} must be a positive number of seconds, not {seconds}")
+        if self.flush > self.shutdown:
+            raise ConfigError("flush is part of shutdown and may not last longer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """Everything that `open_node` needs; change one with `dataclasses.replace`."""
+
+    key: PrivateKey | None = None
+    """Who the node is; None makes a new Ed25519 key for its life."""
+    listen: tuple[Multiaddr, ...] = ()
+    """Where to listen, without `/p2p/…`. Empty: a node that only dials."""
+    announce: tuple[Multiaddr, ...] | None = None
+    """What to tell others instead of the addresses that are listened on, without `/p2p/…`."""
+    stack: Stack = field(default_factory=Stack)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    timeouts: TimeoutsConfig = field(default_factory=TimeoutsConfig)
+    stagger: Stagger = field(default_factory=Stagger)
+    gates: tuple[Gate, ...] = ()
+    """All of them have to allow a connection."""
+    routes: tuple[Routes, ...] = ()
+    """Handlers that are mounted before the first connection can come."""
+    insecure: bool = False
+    """Allows plaintext: for tests only, everybody on the path reads and changes everything."""
+
+    def __post_init__(self) -> None:
+        for addr in (*self.listen, *(self.announce or ())):
+            parse(str(addr))  # one that was not made by `talos.addr` may be nonsense
+        if not self.insecure and any(_protocol_of(part) == PLAINTEXT_ID for part in self.stack.security):
+            raise ConfigError("plaintext is refused without insecure=True")
+
+
+def _protocol_of(part: object) -> object:
+    """The protocol id of a security transport or of a class of them, where it is a plain attribute."""
+    return getattr(part, "protocol_id", None)
