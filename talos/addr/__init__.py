@@ -17,11 +17,12 @@ from talos.addr.binary import (
     decode_known,
     decode_or_skip,
 )
-from talos.addr.ip import IpBlock, ip_block, ip_group, ip_of, is_loopback, is_private, is_public, limit_blocks
+from talos.addr.ip import IP, IpBlock, ip_block, ip_group, ip_of, is_loopback, is_private, is_public, limit_blocks
 from talos.addr.questions import host_port, is_exactly, is_relayed, names_of, path_of, split_peer, with_peer
 from talos.addr.text import parse
 
 __all__ = [
+    "IP",
     "MAX_ADDR_BYTES",
     "MAX_COMPONENTS",
     "Component",

@@ -146,7 +146,7 @@ class PrivateKey:
         return _encode_message(self.type, self._data)
 
     def sign(self, data: bytes) -> bytes:
-        """A signature over `data`; the caller's domain prefix says what for."""
+        """A signature over `data`, which must begin with a prefix that no other use of the key has."""
         return self._sign(data)
 
     def __eq__(self, other: object) -> bool:

@@ -21,6 +21,7 @@ VECTORS: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[2] / "vectors" / "tls_certificates.json").read_text()
 )["certificates"]
 KEYS: list[dict[str, Any]] = json.loads((Path(__file__).parents[2] / "vectors" / "peer_ids.json").read_text())["keys"]
+ALGORITHMS: dict[str, Any] = json.loads((Path(__file__).parents[2] / "vectors" / "tls_algorithms.json").read_text())
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 KEY = PrivateKey.from_seed(bytes(range(32)))
 CURVE_KEY = ec.generate_private_key(ec.SECP256R1())
@@ -83,6 +84,20 @@ def test_published_invalid_certificate_fails_on_the_identity_alone() -> None:
     certificate.verify_directly_issued_by(certificate)
     with pytest.raises(BadSignature, match="the identity did not sign"):
         verify([data], now=NOW)
+
+
+@pytest.mark.parametrize("vector", ALGORITHMS["certificates"], ids=lambda vector: vector["name"])
+def test_published_certificates_of_each_algorithm(vector: dict[str, Any]) -> None:
+    chain, now = [bytes.fromhex(vector["certificate"])], datetime.fromisoformat(ALGORITHMS["at"])
+    match vector["outcome"]:
+        case "extension":
+            with pytest.raises(BadSignature, match="the identity did not sign"):
+                verify(chain, now=now)
+        case "algorithm":
+            with pytest.raises(HandshakeError, match="algorithm that is not accepted"):
+                verify(chain, now=now)
+        case peer_id:
+            assert str(PeerId.from_key(verify(chain, now=now))) == peer_id
 
 
 @pytest.mark.parametrize("vector", KEYS, ids=lambda vector: vector["type"])
