@@ -1,6 +1,6 @@
 """Peer ids from a peer, and from text."""
 
-from talos.errors import BadSignature, ConfigError, RemoteProtocolError
+from talos.errors import ConfigError, RemoteProtocolError
 from talos.identity.peer_id import PeerId
 
 
@@ -8,7 +8,7 @@ def target(data: bytes) -> None:
     """An id that reads back from its bytes and both texts, or a declared error."""
     try:
         peer = PeerId.from_bytes(data)
-    except (RemoteProtocolError, BadSignature):
+    except RemoteProtocolError:
         pass
     else:
         if not PeerId.parse(str(peer)) == PeerId.parse(peer.cid()) == PeerId.from_bytes(bytes(peer)) == peer:

@@ -68,7 +68,7 @@ class PeerId:
             if cid[:2] != _CID_PREFIX:
                 raise ConfigError(f"not a peer id: {text!r} is no CID of version 1 with the codec libp2p-key")
             return cls(cid[2:])
-        except (ValueError, RemoteProtocolError, BadSignature) as error:
+        except (ValueError, RemoteProtocolError) as error:
             raise ConfigError(f"not a peer id: {text!r} ({error})") from error
 
     def to_bytes(self) -> bytes:
@@ -113,4 +113,7 @@ class PeerId:
 def _inlined_key(raw: bytes) -> PublicKey:
     if len(raw) < 2 or raw[0] != _IDENTITY or raw[1] != len(raw) - 2 or raw[1] > MAX_INLINE_BYTES:
         raise RemoteProtocolError("peer id is neither a sha2-256 multihash nor an inlined key")
-    return PublicKey.from_bytes(raw[2:])
+    try:
+        return PublicKey.from_bytes(raw[2:])
+    except BadSignature as error:  # an id claims no signature: to its reader it is as malformed as any
+        raise RemoteProtocolError(f"peer id of a key that is refused: {error}") from error
