@@ -529,6 +529,10 @@ class Host(Protocol):
         """What others may dial, each ending in our `/p2p/…`."""
 
     @property
+    def protocols(self) -> Sequence[ProtocolId]:
+        """What is mounted, and told to others."""
+
+    @property
     def peerstore(self) -> Peerstore: ...
 
     @property
