@@ -1,3 +1,100 @@
-"""Talos: a libp2p networking stack on trio."""
+"""Talos: a libp2p networking stack on trio.
+
+Public names are loaded on first use (PEP 562), so that importing one submodule loads no other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from multiaddr import Multiaddr
+
+    from talos.abc import Connection, Event, Handler, Host, ProtocolId, Role, Stream, StreamReset
+    from talos.addr import parse
+    from talos.agent import open_host
+    from talos.errors import DialError, NegotiationError, TalosError
+    from talos.host import presets
+    from talos.host.config import NodeConfig, Stack, TimeoutsConfig
+    from talos.host.limits import LimitsConfig
+    from talos.host.node import Node, open_node
+    from talos.host.routes import Routes
+    from talos.identity.keys import PrivateKey, PublicKey
+    from talos.identity.peer_id import PeerId
+    from talos.wire.message_stream import MessageStream
+
+__all__ = [
+    "Connection",
+    "DialError",
+    "Event",
+    "Handler",
+    "Host",
+    "LimitsConfig",
+    "MessageStream",
+    "Multiaddr",
+    "NegotiationError",
+    "Node",
+    "NodeConfig",
+    "PeerId",
+    "PrivateKey",
+    "ProtocolId",
+    "PublicKey",
+    "Role",
+    "Routes",
+    "Stack",
+    "Stream",
+    "StreamReset",
+    "TalosError",
+    "TimeoutsConfig",
+    "open_host",
+    "open_node",
+    "parse",
+    "presets",
+]
 
 __version__ = "0.1.0.dev0"
+
+_HOMES = {
+    "Connection": "talos.abc",
+    "DialError": "talos.errors",
+    "Event": "talos.abc",
+    "Handler": "talos.abc",
+    "Host": "talos.abc",
+    "LimitsConfig": "talos.host.limits",
+    "MessageStream": "talos.wire.message_stream",
+    "Multiaddr": "multiaddr",
+    "NegotiationError": "talos.errors",
+    "Node": "talos.host.node",
+    "NodeConfig": "talos.host.config",
+    "PeerId": "talos.identity.peer_id",
+    "PrivateKey": "talos.identity.keys",
+    "ProtocolId": "talos.abc",
+    "PublicKey": "talos.identity.keys",
+    "Role": "talos.abc",
+    "Routes": "talos.host.routes",
+    "Stack": "talos.host.config",
+    "Stream": "talos.abc",
+    "StreamReset": "talos.abc",
+    "TalosError": "talos.errors",
+    "TimeoutsConfig": "talos.host.config",
+    "open_host": "talos.agent",
+    "open_node": "talos.host.node",
+    "parse": "talos.addr",
+    "presets": "talos.host.presets",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    module = import_module(home)
+    value: object = module if home.endswith(f".{name}") else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from talos.abc import MuxedStream
+from talos.abc import MuxedStream, StreamReset
 from talos.errors import ConnectionCode, NegotiationError, StreamCode
 from talos.host.contain import Owner, contain, reset_code
 from talos.multistream import negotiate_inbound, negotiate_outbound
@@ -108,7 +108,7 @@ class HostConnection:
         NegotiationError, LimitExceeded, StreamReset; DialError never: the connection stands.
         """
         with trio.move_on_after(self._timeouts.open_stream):
-            own = _OwnStream(await self._muxed.open_stream(), self._own_streams)
+            own = _OwnStream(await self._open_muxed(), self._own_streams)
             try:
                 scope = own.charge(self._scope.stream(inbound=False))
                 with trio.move_on_after(self._timeouts.negotiate):
@@ -119,6 +119,14 @@ class HostConnection:
                 own.reset(reset_code(error))
                 raise
         raise NegotiationError(f"{self.remote_peer} did not agree on {' or '.join(protocols)} in time")
+
+    async def _open_muxed(self) -> MuxedStream:
+        try:
+            return await self._muxed.open_stream()
+        except trio.ClosedResourceError as error:
+            raise StreamReset(StreamCode.SHUTDOWN, remote=False) from error
+        except trio.BrokenResourceError as error:
+            raise StreamReset(remote=True) from error
 
     # -- life
 

@@ -25,6 +25,7 @@ from talos.addr import split_peer, with_peer
 from talos.errors import ConfigError, ConnectionCode, DialError, ListenError, LocalProtocolError, RefusedByGate
 from talos.host import gate as gates
 from talos.host import log
+from talos.host.block import background
 from talos.host.config import NodeConfig
 from talos.host.connection import HostConnection
 from talos.host.contain import Owner, contain
@@ -64,33 +65,13 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
     good-bye to all peers and lasts at most `timeouts.shutdown`. What the block raises comes out as it is.
     """
     log.install()
-    try:
-        async with trio.open_nursery() as nursery:
-            node = Node(config or NodeConfig(), nursery)
-            try:
-                await node._open()  # noqa: SLF001 - its own module
-                yield node
-            finally:
-                await node._close()  # noqa: SLF001 - its own module
-                nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        error = _sole(group)
-        if error is None:
-            raise
-    else:
-        return
-    raise error
-
-
-def _sole(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
-    """What a nursery has wrapped: the one exception of the block, or a Ctrl-C however deep it was."""
-    if len(group.exceptions) != 1:
-        return None
-    error: BaseException = group.exceptions[0]
-    inner = error
-    while isinstance(inner, BaseExceptionGroup) and len(inner.exceptions) == 1:
-        inner = inner.exceptions[0]
-    return inner if isinstance(inner, KeyboardInterrupt | SystemExit) else error
+    async with background() as nursery:
+        node = Node(config or NodeConfig(), nursery)
+        try:
+            await node._open()  # noqa: SLF001 - its own module
+            yield node
+        finally:
+            await node._close()  # noqa: SLF001 - its own module
 
 
 class Node:

@@ -1,0 +1,123 @@
+"""The one table of stacks, and nodes that are checked when they close."""
+
+from __future__ import annotations
+
+import itertools
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from talos.addr import parse
+from talos.host import presets
+from talos.host.config import NodeConfig, Stack
+from talos.host.node import Node, open_node
+from talos.muxer.mplex import Mplex
+from talos.muxer.yamux import Yamux
+from talos.security.noise import Noise
+from talos.security.tls import Tls
+from talos.transport import Memory, Tcp, Unix
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from talos.abc import ByteTransport, Muxer
+    from talos.host.config import SecurityFactory
+
+    OpenNodes = Callable[..., AbstractAsyncContextManager[list[Node]]]
+    MakeConfig = Callable[..., NodeConfig]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stack that host-level tests run over; `{tmp}` and `{number}` make its addresses unique."""
+
+    name: str
+    transport: Callable[[], ByteTransport]
+    listen: str
+    security: SecurityFactory
+    muxer: Callable[[], Muxer]
+
+    def stack(self) -> Stack:
+        return Stack(transports=(self.transport(),), security=(self.security,), muxers=(self.muxer(),))
+
+
+TRANSPORTS: dict[str, tuple[Callable[[], ByteTransport], str]] = {
+    "memory": (Memory, "/memory/0"),
+    "tcp": (Tcp, "/ip4/127.0.0.1/tcp/0"),
+    "unix": (Unix, "/unix{tmp}/{number}"),
+}
+SECURITY: dict[str, SecurityFactory] = {"noise": Noise, "tls": Tls}
+MUXERS: dict[str, Callable[[], Muxer]] = {"yamux": Yamux, "mplex": Mplex}
+
+STACKS = [
+    Row(f"{transport}-{security}-{muxer}", *TRANSPORTS[transport], SECURITY[security], MUXERS[muxer])
+    for transport, security, muxer in itertools.product(TRANSPORTS, SECURITY, MUXERS)
+]
+
+
+@pytest.fixture(params=STACKS, ids=lambda row: row.name)
+def row(request: pytest.FixtureRequest) -> Row:
+    """Each stack of the table in turn."""
+    stack: Row = request.param
+    return stack
+
+
+@pytest.fixture
+def stack_config(row: Row, tmp_path: Path) -> MakeConfig:
+    """Makes configurations of nodes of that stack, which listen; keywords replace fields."""
+    numbers = itertools.count()
+
+    def make(**changes: object) -> NodeConfig:
+        listen = row.listen.format(tmp=tmp_path, number=next(numbers))
+        config = presets.testing(stack=row.stack(), listen=listen)
+        return replace(config, **changes)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def memory_config() -> MakeConfig:
+    """Makes configurations of nodes in memory, for tests with a virtual clock; keywords replace fields."""
+
+    def make(**changes: object) -> NodeConfig:
+        config = NodeConfig(stack=Stack(transports=(Memory(),)), listen=(parse("/memory/0"),))
+        return replace(config, **changes)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def open_nodes() -> OpenNodes:
+    """Opens nodes for a block; behind it nothing of them may be left: no charge, task or descriptor."""
+    return _open_nodes
+
+
+@asynccontextmanager
+async def _open_nodes(*configs: NodeConfig) -> AsyncIterator[list[Node]]:
+    tasks, descriptors = _tasks(), _descriptors()
+    async with AsyncExitStack() as stack:
+        nodes = [await stack.enter_async_context(open_node(config)) for config in configs]
+        yield nodes
+    assert_idle(*nodes)
+    assert _tasks() <= tasks  # those of the test itself may have ended
+    assert _descriptors() == descriptors
+
+
+def assert_idle(*nodes: Node) -> None:
+    """Nothing is charged, and nothing was when its scope was left."""
+    for node in nodes:
+        assert not {name: held for name, held in node.limits.snapshot().items() if held}
+        assert node.limits.leaked == 0
+
+
+def _tasks() -> int:
+    return trio.lowlevel.current_statistics().tasks_living
+
+
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
