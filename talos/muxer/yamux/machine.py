@@ -15,7 +15,7 @@ A stream, seen from one side
   left and the peer did not end lingers as a bare record, so that the peer's window updates for what it still
   reads are not taken for those of an unknown stream.
 
-Frames for an unknown id: payload is discarded and answered with RST; FIN and RST are ignored.
+Frames for an unknown id: payload is discarded and answered with RST; window updates, FIN and RST are ignored.
 """
 
 from __future__ import annotations
@@ -397,8 +397,9 @@ class YamuxMachine:
     def _window_frame(self, flags: int, stream_id: int, length: int, events: list[Event]) -> None:
         stream = self._flagged(flags, stream_id, 0, events)
         if stream is None:
-            if not flags & (SYN | FIN | RST):
-                self._answer_unknown(stream_id)
+            # Never answered: it crosses our FIN whenever the peer still reads what it was sent, and a RST would take
+            # that from it. The stream is over for both sides all the same.
+            self.dropped += 1
             return
         if flags & RST:
             self._reset_by_peer(stream, length, events)
