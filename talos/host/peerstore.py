@@ -149,7 +149,7 @@ class MemoryPeerstore:
 
     def connected(self, peer: PeerId) -> None:
         """The peer has a connection."""
-        self._entry(peer).connected = True
+        self._entries.setdefault(peer, _Entry()).connected = True
         self._file(peer)
 
     def disconnected(self, peer: PeerId) -> None:
@@ -165,7 +165,7 @@ class MemoryPeerstore:
 
     def pin(self, peer: PeerId) -> None:
         """A contact: never forgotten. Who pins bounds how many there are."""
-        self._entry(peer).pinned = True
+        self._entries.setdefault(peer, _Entry()).pinned = True
         self._file(peer)
 
     def unpin(self, peer: PeerId) -> None:
@@ -187,8 +187,7 @@ class MemoryPeerstore:
         entry = self._entries.get(peer)
         if entry is None:
             entry = self._entries[peer] = _Entry()
-            self._strangers[peer] = None
-            self._evict(newest=peer)
+            self._file(peer)
         return entry
 
     def _file(self, peer: PeerId, *, visited: bool = False) -> None:

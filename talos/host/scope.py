@@ -95,10 +95,6 @@ class Scope:
             if amount:
                 self.admit((counter,), amount)
 
-    @property
-    def idle(self) -> bool:
-        return not any(self.used)
-
     def refusal(self, counter: int) -> LimitExceeded:
         """The error that says which limit it was."""
         limit, name = self.limits[counter], NAMES[counter]
