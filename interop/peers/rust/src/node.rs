@@ -1,0 +1,191 @@
+//! The swarm: stacks, limits and the services of the contract.
+
+use std::{future::Future, time::Duration};
+
+use futures::{
+    StreamExt as _,
+    future::{Either, select},
+};
+use libp2p::{
+    Multiaddr, PeerId, Swarm, SwarmBuilder, identify,
+    identity::Keypair,
+    multiaddr::Protocol,
+    noise, ping,
+    swarm::{NetworkBehaviour, SwarmEvent, dial_opts::DialOpts},
+    tcp, tls, yamux,
+};
+use libp2p_mplex as mplex;
+use libp2p_stream as stream;
+use tokio::task::JoinHandle;
+
+use crate::{Failure, serve};
+
+/// The shipped limit closes a connection that is idle for 10 s.
+const IDLE: Duration = Duration::from_secs(3600);
+const NEGOTIATING: usize = 4096;
+const STREAMS: usize = 4096;
+
+#[derive(NetworkBehaviour)]
+pub struct Behaviour {
+    identify: identify::Behaviour,
+    ping: ping::Behaviour,
+    streams: stream::Behaviour,
+    serve: serve::Behaviour,
+}
+
+pub struct Node {
+    swarm: Swarm<Behaviour>,
+}
+
+fn many_streams<C: Default>(set: impl Fn(&mut C)) -> impl Fn() -> C {
+    move || {
+        let mut config = C::default();
+        set(&mut config);
+        config
+    }
+}
+
+impl Node {
+    /// A node always pings its peers: rust-libp2p cannot only answer pings.
+    pub fn open(stack: &str, ping: ping::Config) -> Result<Self, Failure> {
+        let behaviour = move |key: &Keypair| Behaviour {
+            identify: identify::Behaviour::new(identify::Config::new(
+                "ipfs/0.1.0".into(),
+                key.public(),
+            )),
+            ping: ping::Behaviour::new(ping.clone()),
+            streams: stream::Behaviour::new(),
+            serve: serve::Behaviour,
+        };
+        // Each stack has a type of its own, so the builder is written out once per stack.
+        macro_rules! swarm {
+            ($security:expr, $muxer:expr) => {
+                SwarmBuilder::with_new_identity()
+                    .with_tokio()
+                    .with_tcp(tcp::Config::default().nodelay(true), $security, $muxer)?
+                    .with_behaviour(behaviour)?
+                    .with_swarm_config(|config| {
+                        config
+                            .with_idle_connection_timeout(IDLE)
+                            .with_max_negotiating_inbound_streams(NEGOTIATING)
+                    })
+                    .build()
+            };
+        }
+        let yamux = many_streams(|config: &mut yamux::Config| {
+            config.set_max_num_streams(STREAMS);
+        });
+        let mplex = many_streams(|config: &mut mplex::Config| {
+            config.set_max_num_streams(STREAMS);
+        });
+        let swarm = match stack {
+            "tcp/noise/yamux" => swarm!(noise::Config::new, yamux),
+            "tcp/tls/yamux" => swarm!(tls::Config::new, yamux),
+            "tcp/noise/mplex" => swarm!(noise::Config::new, mplex),
+            "tcp/tls/mplex" => swarm!(tls::Config::new, mplex),
+            _ => return Err(format!("rust has no stack {stack:?}").into()),
+        };
+        Ok(Self { swarm })
+    }
+
+    /// Listens and returns the first address that is ready, with our peer id.
+    pub async fn listen(&mut self, address: &str) -> Result<Vec<Multiaddr>, Failure> {
+        let listener = self.swarm.listen_on(address.parse()?)?;
+        let own = *self.swarm.local_peer_id();
+        loop {
+            match self.swarm.select_next_some().await {
+                SwarmEvent::NewListenAddr {
+                    listener_id,
+                    address,
+                } if listener_id == listener => return Ok(vec![address.with(Protocol::P2p(own))]),
+                SwarmEvent::ListenerError { error, .. } => return Err(error.into()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Runs the swarm until the task ends; a failure of the task is ours.
+    pub async fn run_until<T>(&mut self, mut task: JoinHandle<T>) -> Result<T, Failure> {
+        loop {
+            let event = std::pin::pin!(self.swarm.select_next_some());
+            if let Either::Left((ended, _)) = select(&mut task, event).await {
+                return Ok(ended?);
+            }
+        }
+    }
+
+    /// Runs an operation beside the swarm, so that neither waits for the other's wake-ups.
+    pub async fn beside<T: Send + 'static>(
+        &mut self,
+        operation: impl Future<Output = Result<T, Failure>> + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.run_until(tokio::spawn(operation)).await?
+    }
+
+    /// Dials and returns once the connection is authenticated and multiplexed.
+    pub async fn connect(&mut self, address: &Multiaddr) -> Result<PeerId, Failure> {
+        self.swarm.dial(DialOpts::from(address.clone()))?;
+        loop {
+            match self.swarm.select_next_some().await {
+                SwarmEvent::ConnectionEstablished { peer_id, .. } => return Ok(peer_id),
+                SwarmEvent::OutgoingConnectionError { error, .. } => return Err(error.into()),
+                _ => {}
+            }
+        }
+    }
+
+    pub async fn disconnect(&mut self, peer: PeerId) -> Result<(), Failure> {
+        self.swarm
+            .disconnect_peer_id(peer)
+            .map_err(|()| "the connection had gone before it was closed")?;
+        while self.swarm.is_connected(&peer) {
+            self.swarm.select_next_some().await;
+        }
+        Ok(())
+    }
+
+    pub async fn disconnect_all(&mut self) {
+        let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        for peer in peers {
+            // It may have gone by itself, which is as good.
+            let _ = self.disconnect(peer).await;
+        }
+    }
+
+    pub fn control(&self) -> stream::Control {
+        self.swarm.behaviour().streams.new_control()
+    }
+
+    pub async fn next_ping(&mut self) -> Result<Duration, Failure> {
+        loop {
+            match self.swarm.select_next_some().await {
+                SwarmEvent::Behaviour(BehaviourEvent::Ping(ping::Event { result, .. })) => {
+                    return Ok(result?);
+                }
+                SwarmEvent::ConnectionClosed { cause, .. } => return Err(closed(cause)),
+                _ => {}
+            }
+        }
+    }
+
+    pub async fn identified(&mut self) -> Result<identify::Info, Failure> {
+        loop {
+            match self.swarm.select_next_some().await {
+                SwarmEvent::Behaviour(BehaviourEvent::Identify(event)) => match event {
+                    identify::Event::Received { info, .. } => return Ok(info),
+                    identify::Event::Error { error, .. } => return Err(error.into()),
+                    _ => {}
+                },
+                SwarmEvent::ConnectionClosed { cause, .. } => return Err(closed(cause)),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn closed(cause: Option<impl std::fmt::Display>) -> Failure {
+    match cause {
+        Some(cause) => format!("the connection was closed: {cause}").into(),
+        None => "the connection was closed".into(),
+    }
+}
