@@ -5,7 +5,8 @@ Who does what
 - The writer alone touches the channel's sending side. It sends what gathered since the last time, in one piece.
 - The timer sleeps until the machine's next deadline, and watches that the channel still takes bytes.
 - The block of `open_connection` runs under a cancel scope of its own, so that a connection that ends can cancel it
-  and still say good-bye. The writer is shielded for that reason; leaving the block bounds it.
+  and still say good-bye. For that the three tasks are shielded from the cancellation of what is around them:
+  whoever is cancelled there leaves the block, and leaving it ends them within a bound.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from talos.muxer.event import (
 from talos.muxer.stream import MachineStream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from talos.abc import Budget
     from talos.muxer.machine import MuxerLimits, MuxerMachine
@@ -99,11 +100,15 @@ class MachineConnection:
         self.writer_idle = False
         self._work = Doorbell()
         self._writing_since = math.inf
-        self._writer_scope = trio.CancelScope(shield=True)
         self._writer_done = trio.Event()
         # the clock
         self._timer = Doorbell()
         self._timer_at = math.inf
+        # the tasks
+        self._writer_scope = trio.CancelScope(shield=True)
+        self._other_scopes = (trio.CancelScope(shield=True), trio.CancelScope(shield=True))
+        self._running = 0
+        self._all_done = trio.Event()
         # the end
         self.block_scope = trio.CancelScope()
         self.fault: TalosError | None = None
@@ -185,7 +190,29 @@ class MachineConnection:
 
     # ------------------------------------------------------------------------------- the tasks
 
-    async def read(self) -> None:
+    def start(self, nursery: trio.Nursery) -> None:
+        """Starts the tasks, which `shut_down` ends."""
+        reader_scope, timer_scope = self._other_scopes
+        for scope, task in (
+            (reader_scope, self._read),
+            (self._writer_scope, self._write),
+            (timer_scope, self._keep_time),
+        ):
+            self._running += 1
+            nursery.start_soon(self._run, scope, task)
+
+    async def _run(self, scope: trio.CancelScope, task: Callable[[], Awaitable[None]]) -> None:
+        try:
+            with scope:
+                await task()
+        finally:
+            if scope is self._writer_scope:
+                self._writer_done.set()
+            self._running -= 1
+            if not self._running:
+                self._all_done.set()
+
+    async def _read(self) -> None:
         """The reader task."""
         channel, machine, stats = self._channel, self.machine, self.stats
         try:
@@ -234,15 +261,13 @@ class MachineConnection:
         stats.resets_in, stats.resets_out = machine.resets_in, machine.resets_out
         stats.dropped, stats.rtt_seconds = machine.dropped, machine.rtt_seconds
 
-    async def write(self) -> None:
+    async def _write(self) -> None:
         """The writer task."""
-        with self._writer_scope:
-            try:
-                await self._write_all()
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                logger.debug("the channel broke: %s", error)
-                self._end(flush=False)
-        self._writer_done.set()
+        try:
+            await self._write_all()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            logger.debug("the channel broke: %s", error)
+            self._end(flush=False)
 
     async def _write_all(self) -> None:
         machine, stats = self.machine, self.stats
@@ -268,7 +293,7 @@ class MachineConnection:
         for _ in range(len(waiting) if everyone else min(len(waiting), WRITERS_WOKEN)):
             waiting.popitem(last=False)[0].window_opened()
 
-    async def keep_time(self) -> None:
+    async def _keep_time(self) -> None:
         """The timer task."""
         machine, stall = self.machine, self._limits.stall_seconds
         while not self._lost:
@@ -297,13 +322,12 @@ class MachineConnection:
         self._ring_writer()
 
     def _say_goodbye(self, code: int) -> None:
-        if self._closing:
+        if self._closing or self._lost:
             return
         self._closing = True
-        if not self._lost:
-            for stream_id in self._streams:
-                self.machine.reset(stream_id, StreamCode.SHUTDOWN)
-            self.machine.go_away(code)
+        for stream_id in self._streams:
+            self.machine.reset(stream_id, StreamCode.SHUTDOWN)
+        self.machine.go_away(code)
         self._abort_streams(StreamCode.SHUTDOWN, remote=False)
         self._ring_writer()
 
@@ -335,6 +359,11 @@ class MachineConnection:
                 logger.debug("closing the channel: %s", error)
         self._lost = True
         self._count()
+        for scope in self._other_scopes:
+            scope.cancel()
+        # Without a deadline, for nothing that they wait for withstands being cancelled.
+        with trio.CancelScope(shield=True):
+            await self._all_done.wait()
 
 
 @asynccontextmanager
@@ -345,19 +374,16 @@ async def open_connection(
     connection = MachineConnection(machine, channel, limits)
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(connection.read)
-            nursery.start_soon(connection.write)
-            nursery.start_soon(connection.keep_time)
+            connection.start(nursery)
             try:
                 with connection.block_scope:
                     yield connection
             finally:
                 await connection.shut_down()
-                nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        if len(group.exceptions) > 1:
+        if len(group.exceptions) > 1:  # a fault of our own tasks as well
             raise
-        # The nursery's wrapping; no task of ours raises, so it is what the block raised.
+        # The nursery's wrapping of what the block raised.
         raise group.exceptions[0] from group.exceptions[0].__cause__
     if connection.fault is not None:
         raise connection.fault

@@ -79,6 +79,8 @@ class MachineStream(MuxedStream):
             else:
                 self._unyielded = 0
                 await trio.lowlevel.checkpoint()
+            if self._error is not None:
+                await trio.lowlevel.checkpoint_if_cancelled()  # a connection that ends cancels before it resets
             return self._take(max_bytes)
         finally:
             self._receiving = False
@@ -157,6 +159,8 @@ class MachineStream(MuxedStream):
             waiting[self] = None
         try:
             await self._room.wait()
+            if self._error is not None:
+                await trio.lowlevel.checkpoint_if_cancelled()
         finally:
             waiting.pop(self, None)
 
