@@ -109,10 +109,11 @@ class HostConnection:
         """
         with trio.move_on_after(self._timeouts.open_stream):
             own = _OwnStream(await self._open_muxed(), self._own_streams)
+            seconds = self._timeouts.negotiate
             try:
                 scope = own.charge(self._scope.stream(inbound=False))
-                with trio.move_on_after(self._timeouts.negotiate):
-                    stream = await negotiate_outbound(own, self, protocols)
+                with trio.move_on_after(seconds):
+                    stream = await negotiate_outbound(own, self, protocols, answer_seconds=seconds)
                     scope.negotiated(stream.protocol)
                     return stream
             except BaseException as error:

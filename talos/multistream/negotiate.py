@@ -6,6 +6,7 @@ unusable; on muxed streams it is reset.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from talos.abc import StreamReset
@@ -69,14 +70,20 @@ async def _run(stream: trio.abc.Stream, machine: Dialer | Listener) -> Agreed | 
 
 
 async def negotiate_outbound(
-    muxed: MuxedStream, connection: Connection, protocols: Sequence[ProtocolId], config: MultistreamConfig = _DEFAULT
+    muxed: MuxedStream,
+    connection: Connection,
+    protocols: Sequence[ProtocolId],
+    config: MultistreamConfig = _DEFAULT,
+    *,
+    answer_seconds: float = math.inf,
 ) -> NegotiatedStream:
     """Agrees on one of `protocols` for a stream that this side opened.
 
-    With exactly one it returns at once, without IO: see `LazyStream`. Whatever it raises, the stream is reset.
+    With exactly one it returns at once, without IO, and the answer may take `answer_seconds`: see `LazyStream`.
+    Whatever it raises, the stream is reset.
     """
     if len(protocols) == 1:
-        return LazyStream(muxed, connection, protocols[0], config)
+        return LazyStream(muxed, connection, protocols[0], config, answer_seconds=answer_seconds)
     try:
         protocol, leftover = await select(muxed, protocols, config)
     except StreamReset as error:

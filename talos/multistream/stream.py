@@ -6,6 +6,7 @@ those of the stream below: what follows costs no further call.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import trio
@@ -113,6 +114,7 @@ class NegotiatedStream(Stream):
         await trio.lowlevel.checkpoint()
         if max_bytes is None or len(leftover) <= max_bytes:
             self._leftover = b""
+            self._go_direct(receive=True)
             return leftover
         self._leftover = leftover[max_bytes:]
         return leftover[:max_bytes]
@@ -133,11 +135,18 @@ class LazyStream(NegotiatedStream):
 
     Header and proposal leave with the first bytes sent, or alone when the first act is to receive or to close.
     The first receive checks the answer before it gives a byte to the reader: without agreement it resets the
-    stream and raises NegotiationError. A receive that is cancelled while it has to send the proposal resets it too.
+    stream and raises NegotiationError, also when the answer takes longer than `answer_seconds` of waiting for it.
+    A receive that is cancelled while it has to send the proposal resets it too.
     """
 
     def __init__(
-        self, muxed: MuxedStream, connection: Connection, protocol: ProtocolId, config: MultistreamConfig = _DEFAULT
+        self,
+        muxed: MuxedStream,
+        connection: Connection,
+        protocol: ProtocolId,
+        config: MultistreamConfig = _DEFAULT,
+        *,
+        answer_seconds: float = math.inf,
     ) -> None:
         self._muxed = muxed
         self._connection = connection
@@ -146,6 +155,7 @@ class LazyStream(NegotiatedStream):
         self._dialer: Dialer | None = Dialer((protocol,), config)
         self._proposal = self._dialer.data_to_send()
         self._proposal_sent = trio.Event()
+        self._answer_seconds = answer_seconds
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """As the muxed stream; the first call brings the proposal along."""
@@ -182,8 +192,12 @@ class LazyStream(NegotiatedStream):
         if self._proposal:
             await trio.lowlevel.checkpoint_if_cancelled()
             await self._propose()
-        while self._dialer is not None:
-            await self._receive_answer(self._dialer)
+        if self._dialer is not None:
+            with trio.move_on_after(self._answer_seconds) as patience:
+                while self._dialer is not None:
+                    await self._receive_answer(self._dialer)
+            if patience.cancelled_caught:
+                raise self._failed("no answer in time") from trio.TooSlowError()
         return await super().receive_some(max_bytes)
 
     async def _receive_answer(self, dialer: Dialer) -> None:
