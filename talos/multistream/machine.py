@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
-from talos.errors import LocalProtocolError, RemoteProtocolError
+from talos.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from talos.wire import varint
 from talos.wire.length_prefix import LengthPrefixDecoder
 
@@ -41,8 +41,8 @@ class MultistreamConfig:
     """Most proposals of one negotiation, made by us or answered."""
 
     def __post_init__(self) -> None:
-        if self.max_message_bytes < len(_HEADER) or self.max_proposals < 1:
-            raise LocalProtocolError("multistream limits leave no room for a header and one proposal")
+        if self.max_message_bytes < len(_HEADER_MESSAGE) or self.max_proposals < 1:
+            raise ConfigError("multistream limits leave no room for a header and one proposal")
 
 
 @dataclass(slots=True)
@@ -67,8 +67,7 @@ def message(text: str) -> bytes:
     return varint.encode(len(line)) + line
 
 
-_HEADER = b"/multistream/1.0.0"
-_HEADER_MESSAGE = message(_HEADER.decode())
+_HEADER_MESSAGE = message("/multistream/1.0.0")
 _NOT_AVAILABLE = b"na"
 _NOT_AVAILABLE_MESSAGE = message(_NOT_AVAILABLE.decode())
 _DEFAULT = MultistreamConfig()
@@ -79,12 +78,12 @@ E = TypeVar("E", bound=Event)
 class _Side(Generic[E]):
     """What both sides share: the framing, the header rule, the bytes to send and the end."""
 
-    __slots__ = ("_config", "_decoder", "_done", "_header_seen", "_to_send")
+    __slots__ = ("_config", "_decoder", "_done", "_header_missing", "_to_send")
 
     def __init__(self, config: MultistreamConfig) -> None:
         self._config = config
         self._decoder = LengthPrefixDecoder(config.max_message_bytes)
-        self._header_seen = False
+        self._header_missing = _HEADER_MESSAGE
         self._done = False
         self._to_send = _HEADER_MESSAGE
 
@@ -105,23 +104,25 @@ class _Side(Generic[E]):
         """
         if self._done:
             raise LocalProtocolError("the negotiation is over: these bytes are not its own")
-        self._decoder.feed(data)
         self._done = True  # whichever way this ends, but for the last line
+        if self._header_missing:
+            data = self._header_received(data)
+        self._decoder.feed(data)
         while (frame := self._decoder.next_message()) is not None:
             if not frame.endswith(b"\n"):
                 raise RemoteProtocolError("multistream message without a newline")
-            if (event := self._line_received(frame[:-1])) is not None:
+            if (event := self._choice_received(frame[:-1])) is not None:
                 return [event]
         self._done = False
         return []
 
-    def _line_received(self, line: bytes) -> E | None:
-        if self._header_seen:
-            return self._choice_received(line)
-        if line != _HEADER:
+    def _header_received(self, data: bytes | bytearray | memoryview) -> bytes | bytearray | memoryview:
+        """What stands behind the header; a peer that speaks something else is found out by its first byte."""
+        missing = self._header_missing
+        if data[: len(missing)] != missing[: len(data)]:
             raise RemoteProtocolError("first message is not the multistream header")
-        self._header_seen = True
-        return None
+        self._header_missing = missing[len(data) :]
+        return data[len(missing) :]
 
     def _choice_received(self, line: bytes) -> E | None:
         raise NotImplementedError
