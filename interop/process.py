@@ -20,7 +20,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-__all__ = ["Adapter", "ListenerProcess", "PeerFailed", "cpu_seconds", "dial", "listener", "private_bytes"]
+__all__ = ["Adapter", "ListenerProcess", "PeerFailed", "cpu_seconds", "dial", "holding", "listener", "private_bytes"]
 
 READY_SECONDS = 30.0
 STOP_SECONDS = 3.0
@@ -89,7 +89,20 @@ class _Lines:
 async def listener(adapter: Adapter, stack: str, listen: str | None = None) -> AsyncIterator[ListenerProcess]:
     """A listening peer for the length of the block; PeerFailed when it does not become ready."""
     options = {"stack": stack} | ({} if listen is None else {"listen": listen})
-    async with _started(adapter, adapter.arguments("listen", **options), grace=STOP_SECONDS) as (process, stderr):
+    async with _ready(adapter, adapter.arguments("listen", **options)) as peer:
+        yield peer
+
+
+@asynccontextmanager
+async def holding(adapter: Adapter, addr: str, stack: str, count: int) -> AsyncIterator[None]:
+    """Keeps `count` connections to `addr` open for the length of the block; only Talos's adapter can."""
+    async with _ready(adapter, adapter.arguments("hold", addr, stack=stack, count=count)):
+        yield
+
+
+@asynccontextmanager
+async def _ready(adapter: Adapter, command: list[str]) -> AsyncIterator[ListenerProcess]:
+    async with _started(adapter, command, grace=STOP_SECONDS) as (process, stderr):
         assert process.stdout is not None
         lines = _Lines(process.stdout)
         addr = None
@@ -101,7 +114,7 @@ async def listener(adapter: Adapter, stack: str, listen: str | None = None) -> A
                 if waiting.cancelled_caught
                 else "ended before it was ready"
             )
-            raise PeerFailed(f"{adapter.name}: listener {why}{_reason(stderr)}")
+            raise PeerFailed(f"{adapter.name}: {command[len(adapter.command)]} {why}{_reason(stderr)}")
         yield ListenerProcess(addr, process.pid, stderr)
 
 

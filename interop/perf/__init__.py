@@ -1,0 +1,1 @@
+"""The `perf` image of unified-testing."""

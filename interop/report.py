@@ -1,0 +1,98 @@
+"""What a run prints, keeps as JSON and writes into the documentation."""
+
+from __future__ import annotations
+
+import json
+import platform
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from interop.adapters import Adapters
+    from interop.cells import Outcome
+
+__all__ = ["as_json", "counts", "line", "markdown"]
+
+REASON_CHARACTERS = 300
+
+
+def line(outcome: Outcome) -> str:
+    """One row of the table that grows while cells end."""
+    figures = "" if outcome.failed or outcome.skipped else _figures(outcome)
+    reason = (outcome.failed or outcome.skipped or "")[:REASON_CHARACTERS]
+    return f"{outcome.word}  {outcome.cell.name:<34} {outcome.seconds:6.1f} s  {figures}{reason}".rstrip()
+
+
+def _figures(outcome: Outcome) -> str:
+    results = outcome.results
+    parts = []
+    if "ping" in results:
+        parts.append(f"ping {min(results['ping']['rtt_ms']):.2f} ms")
+    if "perf" in results:
+        perf = results["perf"]
+        parts.append(f"up {_rate(perf['up'], perf['upload_seconds'])}")
+        parts.append(f"down {_rate(perf['down'], perf['download_seconds'])}")
+    if "reconnect" in results:
+        again = results["reconnect"]
+        parts.append(f"{again['count'] / again['seconds']:.0f} reconnects/s")
+    return ", ".join(parts)
+
+
+def _rate(size: int, seconds: float) -> str:
+    return f"{size / max(seconds, 1e-9) / 1e6:.0f} MB/s"
+
+
+def counts(outcomes: Sequence[Outcome]) -> str:
+    """The last line of a run, which others read."""
+    words = [outcome.word for outcome in outcomes]
+    return f"{words.count('pass')} passed, {words.count('FAIL')} failed, {words.count('skip')} skipped"
+
+
+def as_json(outcomes: Sequence[Outcome], adapters: Adapters) -> str:
+    """All figures of a run."""
+    document: dict[str, Any] = {
+        "versions": {name: adapter.version for name, adapter in adapters.ready.items()},
+        "absent": adapters.absent,
+        "cells": [
+            {
+                "name": outcome.cell.name,
+                "outcome": outcome.word.lower(),
+                "reason": outcome.failed or outcome.skipped,
+                "seconds": round(outcome.seconds, 3),
+                "results": outcome.results,
+            }
+            for outcome in outcomes
+        ],
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def markdown(outcomes: Sequence[Outcome], adapters: Adapters) -> str:
+    """`docs/interop.md`."""
+    lines = [
+        "# Interoperability",
+        "",
+        "Written by `python -m interop --write-docs`. Each cell pings, identifies both ways, echoes 1 MiB, moves 10 MB",
+        "each way by perf and reconnects 200 times (20 where the peer is py); Talos dials and is dialled.",
+        "The figures show that a cell works; how fast things are stands in `benchmarks.md`.",
+        "",
+        f"Last run: {counts(outcomes)}; Python {platform.python_version()}, {platform.system()} {platform.machine()}.",
+        "",
+        "| implementation | version |",
+        "|---|---|",
+        *(f"| {name} | {adapter.version} |" for name, adapter in sorted(adapters.ready.items())),
+        *(f"| {name} | absent: {reason} |" for name, reason in sorted(adapters.absent.items())),
+        "",
+        "| stack | dialer | listener | outcome | figures |",
+        "|---|---|---|---|---|",
+    ]
+    for outcome in sorted(outcomes, key=lambda outcome: (outcome.cell.peer, outcome.cell.name)):
+        cell = outcome.cell
+        detail = outcome.failed or outcome.skipped or _figures(outcome)
+        lines.append(f"| {cell.stack} | {cell.dialer} | {cell.listener} | {outcome.word.lower()} | {_cell(detail)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "/").replace("\n", " ")[:REASON_CHARACTERS]

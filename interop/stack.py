@@ -1,0 +1,97 @@
+"""A stack by name, such as tcp/noise/yamux, as Talos's configuration: exactly that one, so that a cell proves it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from talos.addr import parse
+from talos.errors import ConfigError
+from talos.host.config import NodeConfig, Stack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from talos.abc import ByteTransport, Muxer
+    from talos.host.config import SecurityFactory
+
+__all__ = ["LISTEN", "node_config"]
+
+T = TypeVar("T")
+
+LISTEN: Mapping[str, str] = {"tcp": "/ip4/127.0.0.1/tcp/0", "memory": "/memory/1"}
+"""Where a listener listens that was not told. Unix sockets have no such place."""
+
+
+def _tcp() -> ByteTransport:
+    from talos.transport import Tcp
+
+    return Tcp()
+
+
+def _unix() -> ByteTransport:
+    from talos.transport import Unix
+
+    return Unix()
+
+
+def _memory() -> ByteTransport:
+    from talos.transport import Memory
+
+    return Memory()
+
+
+def _noise() -> SecurityFactory:
+    from talos.security.noise import Noise
+
+    return Noise
+
+
+def _tls() -> SecurityFactory:
+    from talos.security.tls import Tls
+
+    return Tls
+
+
+def _plaintext() -> SecurityFactory:
+    from talos.security.plaintext import Plaintext
+
+    return Plaintext
+
+
+def _yamux() -> Muxer:
+    from talos.muxer.yamux import Yamux
+
+    return Yamux()
+
+
+def _mplex() -> Muxer:
+    from talos.muxer.mplex import Mplex
+
+    return Mplex()
+
+
+_TRANSPORTS: Mapping[str, Callable[[], ByteTransport]] = {"tcp": _tcp, "unix": _unix, "memory": _memory}
+_SECURITY: Mapping[str, Callable[[], SecurityFactory]] = {"noise": _noise, "tls": _tls, "plaintext": _plaintext}
+_MUXERS: Mapping[str, Callable[[], Muxer]] = {"yamux": _yamux, "mplex": _mplex}
+
+
+def node_config(stack: str, listen: Sequence[str] = ()) -> NodeConfig:
+    """A node that speaks `stack` and nothing else; ConfigError when there is no such thing."""
+    if stack.count("/") != 2:
+        raise ConfigError(f"a stack is TRANSPORT/SECURITY/MUXER, not {stack[:80]!r}")
+    transport, security, muxer = stack.split("/")
+    return NodeConfig(
+        listen=tuple(map(parse, listen)),
+        stack=Stack(
+            transports=(_made(_TRANSPORTS, transport, "transport"),),
+            security=(_made(_SECURITY, security, "security"),),
+            muxers=(_made(_MUXERS, muxer, "muxer"),),
+        ),
+        insecure=security == "plaintext",
+    )
+
+
+def _made(table: Mapping[str, Callable[[], T]], name: str, kind: str) -> T:
+    if name not in table:
+        raise ConfigError(f"talos has no {kind} {name[:40]!r}; it has {', '.join(table)}")
+    return table[name]()

@@ -1,0 +1,1 @@
+"""The `transport` image of unified-testing, and of test-plans before it."""
