@@ -1,0 +1,69 @@
+"""The images of the official harnesses, run as those run them: two processes, a redis, the environment, stdout."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from interop.harness.local import run_pair
+
+STACKS = ["tcp/noise/yamux", "tcp/tls/yamux", "tcp/noise/mplex", "tcp/tls/mplex"]
+
+
+@pytest.mark.parametrize("stack", STACKS)
+async def test_transport(stack: str) -> None:
+    run = await run_pair("transport", stack)
+    assert run.code == 0, run.stderr
+    found = re.fullmatch(
+        r"latency:\n  handshake_plus_one_rtt: (\d+\.\d+)\n  ping_rtt: (\d+\.\d+)\n  unit: ms\n", run.stdout
+    )
+    assert found, run.stdout
+    assert float(found[1]) > float(found[2]) > 0
+
+
+@pytest.mark.parametrize("stack", STACKS[:2])
+async def test_transport_of_the_older_generation(stack: str) -> None:
+    run = await run_pair("transport", stack, legacy=True)
+    assert run.code == 0, run.stderr
+    assert run.stdout.count("\n") == 1
+    result = json.loads(run.stdout)
+    assert set(result) == {"handshakePlusOneRTTMillis", "pingRTTMilllis"}
+    assert result["handshakePlusOneRTTMillis"] > result["pingRTTMilllis"] > 0
+
+
+async def test_perf() -> None:
+    few = {
+        "UPLOAD_BYTES": "1048576",
+        "DOWNLOAD_BYTES": "1048576",
+        "UPLOAD_ITERATIONS": "2",
+        "DOWNLOAD_ITERATIONS": "3",
+        "LATENCY_ITERATIONS": "5",
+        "DURATION": "null",
+    }
+    run = await run_pair("perf", "tcp/noise/yamux", more=few)
+    assert run.code == 0, run.stderr
+    sections = re.findall(r"^(\w+):\n((?:  .*\n)+)", run.stdout, re.MULTILINE)
+    assert [name for name, _ in sections] == ["upload", "download", "latency"]
+    values = {name: dict(line.strip().split(": ", 1) for line in body.splitlines()) for name, body in sections}
+    assert [values[name]["iterations"] for name in values] == ["2", "3", "5"]
+    assert [values[name]["unit"] for name in values] == ["Gbps", "Gbps", "ms"]
+    for section in values.values():
+        assert list(section) == ["iterations", "min", "q1", "median", "q3", "max", "outliers", "samples", "unit"]
+        assert len(json.loads(section["samples"])) == int(section["iterations"])
+        assert float(section["median"]) > 0
+
+
+async def test_a_stack_that_we_do_not_have_fails_with_a_reason() -> None:
+    run = await run_pair("transport", "tcp/noise/yamux", more={"TRANSPORT": "quic-v1"})
+    assert run.code == 1
+    assert run.stdout == ""
+    assert "quic-v1" in run.stderr
+
+
+@pytest.mark.parametrize("image", ["transport", "perf"])
+async def test_a_missing_variable_is_named(image: str) -> None:
+    run = await run_pair(image, "tcp/noise/yamux", more={"IS_DIALER": ""})
+    assert run.code == 1
+    assert "IS_DIALER" in run.stderr
