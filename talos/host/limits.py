@@ -15,6 +15,7 @@ Rules:
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from multiaddr import Multiaddr
 
     from talos.abc import Event, Gate
+    from talos.errors import TalosError
     from talos.identity.peer_id import PeerId
 
 __all__ = [
@@ -68,7 +70,8 @@ class Limits:
     """All scopes of one node.
 
     `gate` is asked at ACCEPT, SECURED_IN and SECURED_OUT, where the order of admission wants it; `emit` hears of a
-    gate that raised. `refused` counts by scope and kind, `evicted` by reason, `leaked` what blocks left behind.
+    gate that raised. `refused` counts by scope and kind, `evicted` by reason, `failed` the inbound connections that
+    came to nothing, by reason, `leaked` what blocks left behind.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Limits:
         self.leaked = 0
         self.refused: Counter[str] = Counter()
         self.evicted: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
         self.peers: PeerTable[ConnectionScope] = PeerTable(config)
         self.connection_limits = as_tuple(config.connection)
         self.stream_limits = as_tuple(config.stream)
@@ -139,6 +143,16 @@ class Limits:
 
     def count_refusal(self, error: LimitExceeded) -> None:
         self.refused[f"{error.scope}: {error.kind}"] += 1
+
+    def count_failure(self, error: TalosError) -> None:
+        """An inbound connection ended before it stood: by `handshake_timeout`, a limit or the class of `error`."""
+        if isinstance(error.__cause__, trio.TooSlowError):
+            reason = "handshake_timeout"
+        elif isinstance(error, LimitExceeded) and error.kind:
+            reason = error.kind.replace(" ", "_")
+        else:
+            reason = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
+        self.failed[reason] += 1
 
     def space_of(self, peer: PeerId, otherwise: Space) -> Space:
         """Whose space the connections of `peer` fill."""

@@ -157,6 +157,7 @@ class ListenerTask:
         except TalosError as error:
             if stands:
                 raise
+            self._limits.count_failure(error)
             _log.info("inbound connection from %s came to nothing: %s", inbound.remote_addr, error)
 
 

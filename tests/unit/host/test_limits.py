@@ -7,10 +7,18 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 import pytest
+import trio
 from multiaddr import Multiaddr
 
 from talos.abc import Event, GateStep, HandlerFailed, Resource, ServiceFault
-from talos.errors import ConfigError, LimitExceeded, LocalProtocolError, RefusedByGate
+from talos.errors import (
+    BadSignature,
+    ConfigError,
+    HandshakeError,
+    LimitExceeded,
+    LocalProtocolError,
+    RefusedByGate,
+)
 from talos.host.limits import (
     ConnectionScope,
     IpLimits,
@@ -682,3 +690,24 @@ def test_scaled_adds_for_each_gibibyte_and_shrinks_memory_below() -> None:
 def test_contradictory_configurations_are_refused(wrong: object) -> None:
     with pytest.raises(ConfigError):
         wrong()  # type: ignore[operator]
+
+
+def test_inbound_connections_that_came_to_nothing_are_counted_by_reason() -> None:
+    limits = Limits(clock=Clock())
+    too_slow = HandshakeError("no connection after 10 s of handshake")
+    too_slow.__cause__ = trio.TooSlowError()
+    for error in (
+        too_slow,
+        HandshakeError("broken"),
+        BadSignature("of somebody else"),
+        LimitExceeded("too much", scope="connection", kind="preauth_bytes"),
+        LimitExceeded("too many", scope="source", kind="authenticated connections"),
+    ):
+        limits.count_failure(error)
+    assert limits.failed == {
+        "handshake_timeout": 1,
+        "handshake_error": 1,
+        "bad_signature": 1,
+        "preauth_bytes": 1,
+        "authenticated_connections": 1,
+    }
