@@ -1,0 +1,224 @@
+"""The node under attack: `python -m tests.attacks.victim SETTINGS` serves every service of this floor until stdin closes.
+
+SETTINGS is a JSON object, all of it optional: `listen` (addresses), `stack` (`tcp/noise/yamux`), `limits` (fields of
+LimitsConfig; those of a scope, of `ip`, `dialing` and `manager` as objects), `timeouts` (fields of TimeoutsConfig), `log` (a level),
+`descriptors` (RLIMIT_NOFILE), `insecure`, `gate` and `observer` (`raise`).
+
+Commands: `status`; `calm` (forgets the peak of memory and the worst loop delay); `release` (the protocol HOLD begins
+to read); `dial` with `addrs` and perhaps `peer`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import sys
+from collections import Counter
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from interop.stack import node_config
+from talos.addr import parse
+from talos.agent import open_host
+from talos.errors import DialError, TalosError
+from talos.host.config import NodeConfig, TimeoutsConfig
+from talos.host.limits import IpLimits, LimitsConfig
+from talos.identity.peer_id import PeerId
+from tests.attacks.nodes import ECHO, FAIL, HOLD, commands
+
+if TYPE_CHECKING:
+    from multiaddr import Multiaddr
+
+    from talos.abc import Event, GateStep, Stream
+    from talos.host.node import Node
+
+FORBIDDEN = "127.0.9.9"
+MAX_REMEMBERED_PEERS = 5000
+
+
+class Handlers:
+    """What the victim offers beside its services."""
+
+    def __init__(self) -> None:
+        self.release = trio.Event()
+
+    async def echo(self, stream: Stream) -> None:
+        async for chunk in stream:
+            await stream.send_all(chunk)
+
+    async def hold(self, stream: Stream) -> None:
+        """Reads nothing until told: a slow application."""
+        await self.release.wait()
+        async for _ in stream:
+            pass
+
+    async def fail(self, stream: Stream) -> None:
+        """Raises what the peer asks for."""
+        wanted = bytes(await stream.receive_some()).decode()
+        match wanted:
+            case "ValueError":
+                raise ValueError("a bug of the application")
+            case "RecursionError":
+                await self.fail_deeply(0)
+            case "MemoryError":
+                raise MemoryError
+            case "ExceptionGroup":
+                raise ExceptionGroup("outer", [ExceptionGroup("inner", [ValueError("a"), KeyError("b")]), OSError("c")])
+            case "StreamReset":
+                stream.reset()
+                await stream.receive_some()
+
+    async def fail_deeply(self, depth: int) -> None:
+        await self.fail_deeply(depth + 1)
+
+
+class Observer:
+    """Counts events by class, and remembers the peers that any event was about."""
+
+    def __init__(self, *, raising: bool) -> None:
+        self.events: Counter[str] = Counter()
+        self.peers: dict[str, None] = {}
+        self._raising = raising
+
+    def __call__(self, event: Event) -> None:
+        self.events[type(event).__name__] += 1
+        if (peer := getattr(event, "peer", None)) is not None and len(self.peers) < MAX_REMEMBERED_PEERS:
+            self.peers[str(peer)] = None
+        if self._raising:
+            raise RuntimeError(f"a bug of the observer, at {type(event).__name__}")
+
+
+class RaisingGate:
+    """An operator's gate with a bug: asked about FORBIDDEN, it raises."""
+
+    def allow(self, step: GateStep, peer: PeerId | None, addr: Multiaddr) -> bool:
+        if FORBIDDEN in str(addr):
+            raise RuntimeError("a bug of the gate")
+        return True
+
+
+class LoopDelay:
+    """How late the event loop was at worst since `calm`, in seconds."""
+
+    def __init__(self) -> None:
+        self.worst = 0.0
+
+    async def watch(self) -> None:
+        while True:
+            wanted = trio.current_time() + 0.02
+            await trio.sleep_until(wanted)
+            self.worst = max(self.worst, trio.current_time() - wanted)
+
+
+class Victim:
+    """The node and what is asked of it."""
+
+    def __init__(self, node: Node, observer: Observer) -> None:
+        self.node = node
+        self.handlers = Handlers()
+        self.delay = LoopDelay()
+        self.observer = observer
+
+    async def answer(self, command: dict[str, Any]) -> dict[str, Any]:
+        match command["command"]:
+            case "calm":
+                self.delay.worst = 0.0
+                Path("/proc/self/clear_refs").write_text("5")  # noqa: ASYNC240  # no disk is behind it
+            case "release":
+                self.handlers.release.set()
+            case "dial":
+                return await self.dial(command["addrs"], command.get("peer"))
+        return self.status()
+
+    async def dial(self, addrs: list[str], peer: str | None) -> dict[str, Any]:
+        """How long it took, and what came of it."""
+        started = trio.current_time()
+        cpu = sum(os.times()[:2])
+        answer: dict[str, Any] = {}
+        try:
+            wanted = None if peer is None else PeerId.parse(peer)
+            connection = await self.node.connect(wanted, [parse(addr) for addr in addrs])
+            answer["peer"] = str(connection.remote_peer)
+        except TalosError as error:
+            answer["error"] = type(error).__name__
+            answer["text"] = str(error)
+            if isinstance(error, DialError):
+                answer["causes"] = {str(addr): [type(why).__name__, str(why)] for addr, why in error.causes.items()}
+        seconds, cpu = trio.current_time() - started, sum(os.times()[:2]) - cpu
+        return {**answer, "seconds": seconds, "cpu": cpu}
+
+    def status(self) -> dict[str, Any]:
+        node = self.node
+        memory = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return {
+            "rss": int(memory["VmRSS"].split()[0]) * 1024,
+            "peak": int(memory["VmHWM"].split()[0]) * 1024,
+            "threads": int(memory["Threads"]),
+            "cpu": sum(os.times()[:2]),
+            "tasks": trio.lowlevel.current_statistics().tasks_living,
+            "fds": len(os.listdir("/proc/self/fd")),  # noqa: PTH208  # counted, not read
+            "limits": node.limits.snapshot(),
+            "leaked": node.limits.leaked,
+            "refused": dict(node.limits.refused),
+            "failed": dict(node.limits.failed),
+            "evicted": dict(node.limits.evicted),
+            "connections": len(node.connections),
+            "known": len(list(node.peerstore.peers())),
+            "loop_delay": self.delay.worst,
+            "events": dict(self.observer.events),
+            "peers": list(self.observer.peers),
+        }
+
+
+def with_settings(config: Any, settings: dict[str, Any]) -> Any:
+    """`config` with fields replaced, also those of the dataclasses in it."""
+    present = {field.name: getattr(config, field.name) for field in fields(config)}
+    return replace(
+        config,
+        **{
+            name: with_settings(present[name], value) if is_dataclass(present[name]) else value
+            for name, value in settings.items()
+        },
+    )
+
+
+def config_of(settings: dict[str, Any]) -> NodeConfig:
+    limits = LimitsConfig(ip=IpLimits(exempt_loopback=False))
+    config = NodeConfig(
+        listen=tuple(map(parse, settings.get("listen", ["/ip4/127.0.0.1/tcp/0"]))),
+        limits=with_settings(limits, settings.get("limits", {})),
+        timeouts=TimeoutsConfig(**settings.get("timeouts", {})),
+        gates=(RaisingGate(),) if settings.get("gate") == "raise" else (),
+    )
+    if "stack" not in settings:
+        return config
+    named = node_config(settings["stack"])
+    return replace(config, stack=named.stack, insecure=settings.get("insecure", named.insecure))
+
+
+async def main() -> None:
+    settings = json.loads(sys.argv[1])
+    level = settings.get("log", "WARNING")
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(name)s %(levelname)s %(message)s")
+    if descriptors := settings.get("descriptors"):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+    async with open_host(config_of(settings), perf=True) as node, trio.open_nursery() as nursery:
+        victim = Victim(node, Observer(raising=settings.get("observer") == "raise"))
+        node.handle(ECHO)(victim.handlers.echo)
+        node.handle(HOLD)(victim.handlers.hold)
+        node.handle(FAIL)(victim.handlers.fail)
+        nursery.start_soon(victim.delay.watch)
+        with node.observe(victim.observer):
+            print(json.dumps({"addrs": [str(addr) for addr in node.addrs]}), flush=True)
+            async for command in commands():
+                print(json.dumps(await victim.answer(command)), flush=True)
+        nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    trio.run(main)
