@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from talos.abc import ByteTransport, SecurityTransport, Transport
-from talos.addr import parse
+from talos.addr import parse, split_peer
 from talos.errors import ConfigError
 from talos.host.dial_machine import Stagger
 from talos.host.limits import LimitsConfig
@@ -17,6 +17,8 @@ from talos.muxer.yamux import Yamux
 from talos.transport.tcp import Tcp
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from multiaddr import Multiaddr
 
     from talos.abc import Gate, Muxer
@@ -49,13 +51,16 @@ class Stack:
             if not isinstance(part, ByteTransport | Transport):
                 raise ConfigError(f"{part!r} is no transport")
 
-    def securities(self, key: PrivateKey) -> tuple[SecurityTransport, ...]:
-        """The security transports of a node with that key."""
+    def securities(self, key: PrivateKey, *, insecure: bool = False) -> tuple[SecurityTransport, ...]:
+        """The security transports of a node with that key; ConfigError for plaintext that nobody asked for."""
         if not self.security:
             from talos.security.noise import Noise
 
             return (Noise(key),)
-        return tuple(_made(part, key) for part in self.security)
+        made = tuple(_made(part, key) for part in self.security)
+        if not insecure:
+            _refuse_plaintext(made)
+        return made
 
 
 def _made(part: SecurityTransport | SecurityFactory, key: PrivateKey) -> SecurityTransport:
@@ -117,11 +122,13 @@ class NodeConfig:
 
     def __post_init__(self) -> None:
         for addr in (*self.listen, *(self.announce or ())):
-            parse(str(addr))  # one that was not made by `talos.addr` may be nonsense
-        if not self.insecure and any(_protocol_of(part) == PLAINTEXT_ID for part in self.stack.security):
-            raise ConfigError("plaintext is refused without insecure=True")
+            if split_peer(parse(str(addr)))[1] is not None:
+                raise ConfigError(f"address {addr} of this node must not end in /p2p/…")
+        if not self.insecure:
+            _refuse_plaintext(self.stack.security)
 
 
-def _protocol_of(part: object) -> object:
-    """The protocol id of a security transport or of a class of them, where it is a plain attribute."""
-    return getattr(part, "protocol_id", None)
+def _refuse_plaintext(parts: Iterable[object]) -> None:
+    """Sees ready ones and classes; what another factory makes is looked at when it is made."""
+    if any(getattr(part, "protocol_id", None) == PLAINTEXT_ID for part in parts):
+        raise ConfigError("plaintext is refused without insecure=True")

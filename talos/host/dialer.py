@@ -292,8 +292,8 @@ class Dialer:
     def _failed(self, dial: _Dial, machine: DialMachine[Multiaddr], addr: Multiaddr, error: BaseException) -> None:
         if dial.over.is_set():
             return
-        if dial.attempts.pop(addr, None) is not None:
-            self._record(dial, addr, error)
+        dial.attempts.pop(addr, None)
+        self._record(dial, addr, error)
         for start in machine.failed(addr, trio.current_time()):
             self._launch(dial, machine, start)
         dial.moved.set()

@@ -230,7 +230,7 @@ class Node:
         stack, timeouts = self.config.stack, self.config.timeouts
         return Upgrade(
             part,
-            security=stack.securities(self.key),
+            security=stack.securities(self.key, insecure=self.config.insecure),
             muxers=stack.muxers,
             local_peer=self.peer_id,
             config=UpgradeConfig(
