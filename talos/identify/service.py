@@ -21,6 +21,7 @@ from talos.abc import (
     ProtocolsChanged,
 )
 from talos.errors import ConfigError, ConnectionCode, StreamCode, TalosError
+from talos.host.block import background
 from talos.host.contain import Owner, contain
 from talos.identify.machine import IdentifyReader, ReadLimits, WrongIdentity, judge
 from talos.identify.observed import ObservedAddrs
@@ -86,7 +87,7 @@ class AddressObserved(Event):
 @asynccontextmanager
 async def open_identify(host: Host, config: IdentifyConfig | None = None) -> AsyncIterator[IdentifyService]:
     """Answers and asks on each connection, those that stand already included, for the length of the block."""
-    async with trio.open_nursery() as nursery:
+    async with background() as nursery:
         service = IdentifyService(host, config or IdentifyConfig(), nursery)
         with (
             host.mounted(IDENTIFY, service.answer, limited=True),
@@ -97,7 +98,6 @@ async def open_identify(host: Host, config: IdentifyConfig | None = None) -> Asy
                 service.start(connection)
             nursery.start_soon(service.push_changes)
             yield service
-            nursery.cancel_scope.cancel()
 
 
 class IdentifyService:

@@ -47,14 +47,21 @@ def decode(data: bytes | bytearray, *, max_addrs: int, max_protocols: int) -> Id
     """
     try:
         message = pb.Identify.FromString(bytes(data))
-        return Identify(
-            public_key=message.publicKey if message.HasField("publicKey") else None,
-            listen_addrs=tuple(message.listenAddrs[:max_addrs]),
-            protocols=tuple(message.protocols[:max_protocols]),
-            observed_addr=message.observedAddr if message.HasField("observedAddr") else None,
-            protocol_version=message.protocolVersion if message.HasField("protocolVersion") else None,
-            agent_version=message.agentVersion if message.HasField("agentVersion") else None,
-            signed_peer_record=message.signedPeerRecord if message.HasField("signedPeerRecord") else None,
-        )
-    except (DecodeError, UnicodeDecodeError) as error:
+    except DecodeError as error:
         raise RemoteProtocolError("identify message is malformed") from error
+    return Identify(
+        public_key=message.publicKey if message.HasField("publicKey") else None,
+        listen_addrs=tuple(message.listenAddrs[:max_addrs]),
+        protocols=tuple(map(_text, message.protocols[:max_protocols])),
+        observed_addr=message.observedAddr if message.HasField("observedAddr") else None,
+        protocol_version=_text(message.protocolVersion) if message.HasField("protocolVersion") else None,
+        agent_version=_text(message.agentVersion) if message.HasField("agentVersion") else None,
+        signed_peer_record=message.signedPeerRecord if message.HasField("signedPeerRecord") else None,
+    )
+
+
+def _text(value: object) -> str:
+    """The protobuf library gives bytes where a string of the older syntax is not UTF-8."""
+    if not isinstance(value, str):
+        raise RemoteProtocolError("identify message with a text that is not UTF-8")
+    return value
