@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, NoReturn
 
 import trio
@@ -12,7 +13,7 @@ from talos.errors import HandshakeError, LocalProtocolError, RemoteProtocolError
 if TYPE_CHECKING:
     from talos.security.layer import Authenticated, Bytes, HandshakeMachine
 
-__all__ = ["RecordChannel", "open_channel"]
+__all__ = ["HandshakeRefused", "RecordChannel", "open_channel"]
 
 READ_BYTES = 256 * 1024
 """One read of the stream below: many records, so that a wake-up costs little per byte."""
@@ -58,6 +59,13 @@ async def _send_alert(stream: trio.abc.Stream, alert: bytes) -> None:
                 await stream.send_all(alert)
             except trio.BrokenResourceError:
                 pass
+
+
+class HandshakeRefused(HandshakeError, trio.BrokenResourceError):
+    """The handshake had ended for us, but the peer did not accept it.
+
+    A failed handshake to whoever dialled, the broken stream that it is to what runs above the channel.
+    """
 
 
 class RecordChannel(SecureChannel):
@@ -117,7 +125,7 @@ class RecordChannel(SecureChannel):
             raise trio.BusyResourceError("another task is receiving from this channel")
         if self._closed:
             raise trio.ClosedResourceError("the channel was closed")
-        if max_bytes is not None and max_bytes < 1:
+        if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError("max_bytes must be at least 1")
         self._receiving = True
         try:
@@ -208,10 +216,10 @@ class RecordChannel(SecureChannel):
     def _note_failure(self) -> None:
         """A forged record behind intact ones ends sending at once, and receiving when those were read."""
         if (reason := self._layer.failure) is not None:
-            self._failure = (RemoteProtocolError, reason) if self._layer.confirmed else (HandshakeError, reason)
+            self._failure = (RemoteProtocolError, reason) if self._layer.confirmed else (HandshakeRefused, reason)
 
     def _fail(self, kind: type[Exception], reason: str, cause: Exception | None) -> NoReturn:
         if not self._layer.confirmed:
-            kind, reason = HandshakeError, f"the peer did not complete the handshake: {reason}"
+            kind, reason = HandshakeRefused, f"the peer did not accept the handshake: {reason}"
         self._failure = (kind, reason)
         raise kind(reason) from cause

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 
 from talos.errors import (
     BadSignature,
@@ -84,7 +84,7 @@ class PlaintextMachine:
                 return []
             self._ended = True
             key, peer = _read_exchange(message)
-        except (RemoteProtocolError, DecodeError) as error:
+        except (RemoteProtocolError, DecodeError, EncodeError) as error:
             self._ended = True
             raise HandshakeError(f"plaintext exchange is malformed: {error}") from error
         if self._expected is not None and peer != self._expected:
@@ -123,7 +123,7 @@ class PlaintextRecords:
 
 def _read_exchange(data: bytes) -> tuple[PublicKey, PeerId]:
     message = plaintext_pb2.Exchange.FromString(data)
-    key = PublicKey.from_bytes(message.pubkey.SerializePartialToString(deterministic=True))
+    key = PublicKey.from_bytes(message.pubkey.SerializeToString(deterministic=True))
     peer = PeerId.from_key(key)
     if message.id != peer.to_bytes():
         raise BadSignature("the id in the plaintext exchange is not that of its key")

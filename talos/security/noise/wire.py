@@ -52,10 +52,14 @@ def decode(data: bytes) -> HandshakePayload:
 def muxers_of(payload: HandshakePayload, config: NoiseConfig) -> tuple[str, ...]:
     """The muxers that the peer lists in its order of preference; HandshakeError over a limit or on bad UTF-8."""
     try:
-        muxers = tuple(noise_pb2.NoiseExtensions.FromString(payload.extensions).stream_muxers)
-        longest = max((len(muxer.encode()) for muxer in muxers), default=0)
+        # Depending on its build, the protobuf runtime raises on bad UTF-8, or gives the bytes.
+        listed: tuple[object, ...] = tuple(noise_pb2.NoiseExtensions.FromString(payload.extensions).stream_muxers)
     except (DecodeError, UnicodeError) as error:
-        raise HandshakeError("noise muxer list is not UTF-8") from error
+        raise HandshakeError("noise extensions are malformed") from error
+    muxers = tuple(muxer for muxer in listed if isinstance(muxer, str))
+    if len(muxers) != len(listed):
+        raise HandshakeError("noise muxer list is not UTF-8")
+    longest = max((len(muxer.encode()) for muxer in muxers), default=0)
     if len(muxers) > config.max_muxers or longest > config.max_muxer_bytes:
         raise HandshakeError(f"noise muxer list is over {config.max_muxers} entries of {config.max_muxer_bytes} bytes")
     return muxers
