@@ -11,6 +11,7 @@ import math
 import random
 from collections import deque
 from dataclasses import dataclass
+from operator import index
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import trio
@@ -200,7 +201,7 @@ class _Pipe:
             self._sending = False
 
     async def receive_some(self, max_bytes: int | None) -> bytes:
-        if max_bytes is not None and max_bytes < 1:
+        if max_bytes is not None and index(max_bytes) < 1:
             raise ValueError("max_bytes must be >= 1")
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving")
