@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import trio
 
 from talos.addr import parse
-from talos.host import presets
+from talos.host import contain, log, presets
 from talos.host.config import NodeConfig, Stack
 from talos.host.node import Node, open_node
 from talos.muxer.mplex import Mplex
@@ -22,7 +23,7 @@ from talos.security.tls import Tls
 from talos.transport import Memory, Tcp, Unix
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
     from contextlib import AbstractAsyncContextManager
 
     from talos.abc import ByteTransport, Muxer
@@ -58,6 +59,16 @@ STACKS = [
     Row(f"{transport}-{security}-{muxer}", *TRANSPORTS[transport], SECURITY[security], MUXERS[muxer])
     for transport, security, muxer in itertools.product(TRANSPORTS, SECURITY, MUXERS)
 ]
+
+
+@pytest.fixture(autouse=True)
+def fresh_logs() -> Iterator[None]:
+    """No test is quiet because another one has said the same."""
+    yield
+    for name in logging.root.manager.loggerDict:
+        logging.getLogger(name).removeFilter(log._shared)
+    log._shared._categories.clear()
+    contain._lines._kinds.clear()
 
 
 @pytest.fixture(params=STACKS, ids=lambda row: row.name)

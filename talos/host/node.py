@@ -64,9 +64,10 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
     ConfigError, NotSupported, or ListenError when none of the addresses to listen on can be had. Leaving says
     good-bye to all peers and lasts at most `timeouts.shutdown`. What the block raises comes out as it is.
     """
-    log.install()
+    config = config or NodeConfig()
+    log.install(config.limits.log_rate)
     async with background() as nursery:
-        node = Node(config or NodeConfig(), nursery)
+        node = Node(config, nursery)
         try:
             await node._open()  # noqa: SLF001 - its own module
             yield node
