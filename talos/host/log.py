@@ -36,7 +36,7 @@ class RateFilter(logging.Filter):
 
     def __init__(self, rate: Rate | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
-        self._rate = rate or LimitsConfig().log_rate
+        self.rate = rate or LimitsConfig().log_rate
         self._clock = clock
         self._categories: OrderedDict[tuple[str, str], _Category] = OrderedDict()
 
@@ -59,13 +59,13 @@ class RateFilter(logging.Filter):
         now = self._clock()
         category = self._categories.get(key)
         if category is None:
-            category = self._categories[key] = _Category(self._rate.burst, now)
+            category = self._categories[key] = _Category(self.rate.burst, now)
             if len(self._categories) > MAX_CATEGORIES:
                 self._categories.popitem(last=False)
             return category
         self._categories.move_to_end(key)
-        earned = (now - category.updated) * self._rate.per_second
-        category.tokens = min(self._rate.burst, category.tokens + earned)
+        earned = (now - category.updated) * self.rate.per_second
+        category.tokens = min(self.rate.burst, category.tokens + earned)
         category.updated = now
         return category
 
@@ -73,10 +73,12 @@ class RateFilter(logging.Filter):
 _shared = RateFilter()
 
 
-def install() -> None:
-    """Puts one filter on every logger below `talos` that exists by now; again is harmless.
+def install(rate: Rate | None = None) -> None:
+    """Puts one filter on every logger below `talos` that exists by now; again is harmless, and the last rate holds.
 
     A filter of a logger does not see its children's lines, so each has it.
     """
+    if rate is not None:
+        _shared.rate = rate
     for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "talos"]:
         logging.getLogger(name).addFilter(_shared)

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from talos.host import log
-from talos.host.limits import Rate
+from talos.host.limits import LimitsConfig, Rate
 from talos.host.log import RateFilter
 from talos.host.trace import Trace, TraceComplete, TraceFailed, TraceStarted
 
@@ -91,6 +91,8 @@ def test_only_so_many_categories_are_remembered(monkeypatch: pytest.MonkeyPatch)
 def test_install_puts_one_filter_on_each_logger_of_ours() -> None:
     ours, theirs = logging.getLogger("talos.test.install"), logging.getLogger("talosian")
     log.install()
-    log.install()
+    log.install(Rate(per_second=2, burst=3))
     assert len(ours.filters) == 1
+    assert log._shared.rate == Rate(per_second=2, burst=3)
+    log.install(LimitsConfig().log_rate)
     assert not any(isinstance(each, RateFilter) for each in theirs.filters)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,6 +27,8 @@ from talos.identify import (
     wire,
 )
 from talos.identify.machine import WrongIdentity
+from talos.identify.own import OwnState
+from talos.identify.service import _network_of
 from talos.identify.wire import Identify
 from talos.identity.keys import PrivateKey
 from talos.identity.peer_record import SignedPeerRecord
@@ -130,6 +133,46 @@ async def test_the_record_is_signed_once_for_all_connections(
             async with await node.open_stream(connection, IDENTIFY) as stream:
                 assert decoded(b"".join(await messages_of(stream))).signed_peer_record
     assert len(made) == 1
+
+
+async def test_loopback_addresses_are_for_peers_on_this_machine(memory_config: MakeConfig, open_nodes: Any) -> None:
+    public, loopback = Multiaddr("/ip4/5.6.7.8/tcp/1"), Multiaddr("/ip4/127.0.0.1/tcp/1")
+    async with open_nodes(memory_config(announce=(public, loopback))) as (node,):
+        own = OwnState(node, agent_version="a", protocol_version="p")
+        far = decoded(frames(own.messages_for(Multiaddr("/ip4/9.9.9.9/tcp/1"))))
+        near = decoded(frames(own.messages_for(loopback)))
+        assert far.listen_addrs == (public.to_bytes(),)
+        assert near.listen_addrs == (public.to_bytes(), loopback.to_bytes())
+        assert near.observed_addr == loopback.to_bytes()
+        for said in (far, near):
+            assert said.signed_peer_record is not None
+            assert SignedPeerRecord.consume(said.signed_peer_record).record.addrs == said.listen_addrs
+        own.changed()
+        assert decoded(frames(own.messages_for(loopback))) == near  # the record is not signed again
+
+
+async def test_a_node_without_addresses_signs_nothing(memory_config: MakeConfig, open_nodes: Any) -> None:
+    async with open_nodes(memory_config(listen=())) as (node,):
+        own = OwnState(node, agent_version="a", protocol_version="p")
+        assert decoded(frames(own.messages_for(Multiaddr("/memory/1")))).signed_peer_record is None
+
+
+def test_records_are_remembered_for_the_last_two_sets_of_addresses() -> None:
+    node = SimpleNamespace(key=STRANGER, addrs=[], protocols=[])
+    own = OwnState(node, agent_version="a", protocol_version="p")
+    seen = Multiaddr("/memory/1")
+    records: list[bytes | None] = []
+    for port in (1, 2, 3, 1):
+        node.addrs = [Multiaddr(f"/ip4/5.6.7.8/tcp/{port}")]
+        own.changed()
+        records.append(decoded(frames(own.messages_for(seen))).signed_peer_record)
+    sequence = [SignedPeerRecord.consume(raw).record.seq for raw in records if raw is not None]
+    assert sequence == sorted(set(sequence))
+    assert len(sequence) == 4
+
+
+def frames(data: bytes) -> bytes:
+    return b"".join(LengthPrefixDecoder(8192).receive_data(data))
 
 
 async def test_a_change_is_pushed(memory_config: MakeConfig, open_nodes: Any, autojump_clock: trio.abc.Clock) -> None:
@@ -381,6 +424,19 @@ def _ip_of(addr: Multiaddr) -> object:
     from talos.addr.ip import ip_of
 
     return ip_of(addr)
+
+
+@pytest.mark.parametrize(
+    ("addr", "network"),
+    [
+        ("/ip4/5.6.7.8/tcp/1", (4, 24, 0x050607)),
+        ("/ip6/2a00:1:2:3::1/tcp/1", (6, 48, 0x2A0000010002)),
+        ("/ip4/127.0.0.1/tcp/1", None),
+        ("/memory/1", None),
+    ],
+)
+def test_which_network_a_push_comes_from(addr: str, network: object) -> None:
+    assert _network_of(Multiaddr(addr)) == network
 
 
 @pytest.mark.parametrize(
