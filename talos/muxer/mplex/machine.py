@@ -55,6 +55,7 @@ class MplexMachine:
         self._now = now
         self._next_number = 0
         self._streams: dict[int, MplexStream] = {}
+        self._aborted: set[int] = set()  # in the piece that came last
         self._unaccepted = 0
         self._buffered = 0
         self._left = self._broken = False
@@ -105,12 +106,12 @@ class MplexMachine:
 
     def room(self, stream_id: int) -> int:
         """How many bytes `send` would take now."""
-        return self._room(self._stream(stream_id))
+        stream = self._stream(stream_id)
+        return 0 if stream is None else self._room(stream)
 
     def window(self, stream_id: int) -> int:
         """Without bound, for mplex has no windows."""
-        self._stream(stream_id)
-        return NO_WINDOW
+        return 0 if self._stream(stream_id) is None else NO_WINDOW
 
     def next_deadline(self) -> float | None:
         """None: nothing in mplex is timed."""
@@ -137,6 +138,8 @@ class MplexMachine:
     def accept(self, stream_id: int) -> None:
         """The application took this stream of the peer, who is not told."""
         stream = self._stream(stream_id)
+        if stream is None:
+            return
         if stream.accepted:
             raise LocalProtocolError(f"stream {stream_id} is not waiting to be accepted")
         self._accepted_or_gone(stream)
@@ -144,6 +147,8 @@ class MplexMachine:
     def send(self, stream_id: int, data: Piece) -> int:
         """Queues as much of `data` as `room` says; how much that was. `data` is not copied and must not change."""
         stream = self._stream(stream_id)
+        if stream is None:
+            return 0
         if stream.closed:
             raise LocalProtocolError(f"stream {stream_id} is closed for sending")
         size = min(len(data), self._room(stream))
@@ -157,7 +162,7 @@ class MplexMachine:
     def close(self, stream_id: int) -> None:
         """Ends our direction, behind what is queued. Calling it again does nothing."""
         stream = self._stream(stream_id)
-        if not stream.closed:
+        if stream is not None and not stream.closed:
             stream.closed = True
             self._ready[stream_id] = stream
 
@@ -167,7 +172,7 @@ class MplexMachine:
         Every stream ends with this or with `reset`: until then it keeps its place among the streams.
         """
         stream = self._stream(stream_id)
-        if stream.abandoned:
+        if stream is None or stream.abandoned:
             return
         stream.abandoned = True
         self._accepted_or_gone(stream)
@@ -177,6 +182,8 @@ class MplexMachine:
     def reset(self, stream_id: int, code: int = StreamCode.NONE) -> None:  # noqa: ARG002 - mplex cannot carry it
         """Ends the stream both ways at once and forgets it; what is queued is dropped, and so is `code`."""
         stream = self._stream(stream_id)
+        if stream is None:
+            return
         if stream.announced:
             self._put_reset(stream_id)
             self.resets_out += 1
@@ -185,6 +192,8 @@ class MplexMachine:
     def consumed(self, stream_id: int, size: int, now: float = 0.0) -> None:  # noqa: ARG002 - the same
         """The application took `size` bytes."""
         stream = self._stream(stream_id)
+        if stream is None:
+            return
         if size > stream.buffered:
             raise LocalProtocolError(f"stream {stream_id} has no {size} bytes to take")
         stream.buffered -= size
@@ -247,6 +256,7 @@ class MplexMachine:
         if self._broken:
             raise LocalProtocolError("the connection failed before")
         self._now = max(self._now, now)
+        self._aborted.clear()
         events: list[Event] = []
         try:
             position, end = 0, len(data)
@@ -357,15 +367,18 @@ class MplexMachine:
         self.resets_in += 1
         if stream.inbound and not stream.sent and not self._early_resets.admits(self._now):
             raise RemoteProtocolError("mplex: too many streams are opened and reset")
-        if not stream.abandoned:
-            events.append(StreamAborted(stream.id, StreamCode.NONE, remote=True))
+        self._report_abort(stream, StreamCode.NONE, events, remote=True)
         self._forget(stream)
 
     def _abort(self, stream: MplexStream, code: int, events: list[Event]) -> None:
         """We end a stream for what the peer did on it."""
-        if not stream.abandoned:
-            events.append(StreamAborted(stream.id, code, remote=False))
+        self._report_abort(stream, code, events, remote=False)
         self.reset(stream.id, code)
+
+    def _report_abort(self, stream: MplexStream, code: int, events: list[Event], *, remote: bool) -> None:
+        if not stream.abandoned:
+            self._aborted.add(stream.id)
+            events.append(StreamAborted(stream.id, code, remote=remote))
 
     def _answer_unknown(self, stream_id: int) -> None:
         """A reset, but once for a burst of frames on the same id."""
@@ -376,9 +389,10 @@ class MplexMachine:
 
     # ------------------------------------------------------------------------------- book-keeping
 
-    def _stream(self, stream_id: int) -> MplexStream:
+    def _stream(self, stream_id: int) -> MplexStream | None:
+        """The stream; None when it was aborted in the piece that came last, whose events may not all be handled yet."""
         stream = self._streams.get(stream_id)
-        if stream is None:
+        if stream is None and stream_id not in self._aborted:
             raise LocalProtocolError(f"there is no stream {stream_id}")
         return stream
 

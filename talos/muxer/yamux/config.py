@@ -31,7 +31,10 @@ class YamuxConfig:
     """Streams in all, both sides' together."""
 
     max_lingering: int = 512
-    """Streams that this side closed and the peer did not; the oldest is reset (0x1006) for the next."""
+    """Streams that this side closed and the peer did not; the oldest is reset (0x1006) for the next.
+
+    Also how many ended streams are remembered by their id, so that late window updates are known for what they are.
+    """
 
     max_ping_answers: int = 32
     """Answers waiting to be sent; further pings are dropped."""

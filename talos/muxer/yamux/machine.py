@@ -15,7 +15,9 @@ A stream, seen from one side
   left and the peer did not end lingers as a bare record, so that the peer's window updates for what it still
   reads are not taken for those of an unknown stream.
 
-Frames for an unknown id: payload is discarded and answered with RST; window updates, FIN and RST are ignored.
+Frames for an unknown id: payload is discarded, and it and window updates are answered with RST; FIN and RST are
+ignored. For the streams that ended last updates are ignored too: they cross our end whenever the peer still reads
+what it was sent, and a RST would take that from it.
 """
 
 from __future__ import annotations
@@ -84,6 +86,8 @@ class YamuxMachine:
         self._next_id = 1 if dialer else 2
         self._streams: dict[int, YamuxStream] = {}
         self._lingering: OrderedDict[int, None] = OrderedDict()
+        self._finished: OrderedDict[int, None] = OrderedDict()  # forgotten because both directions ended
+        self._aborted: set[int] = set()  # in the piece that came last
         self._unaccepted = 0
         self._unacknowledged = 0
         self._left = self._gone = self._broken = False  # we said go away, the peer did, a fault was raised
@@ -136,11 +140,13 @@ class YamuxMachine:
 
     def room(self, stream_id: int) -> int:
         """How many bytes `send` would take now."""
-        return self._room(self._stream(stream_id))
+        stream = self._stream(stream_id)
+        return 0 if stream is None else self._room(stream)
 
     def window(self, stream_id: int) -> int:
         """How much more the peer lets us send on this stream; when it is 0, `WindowOpened` will come."""
-        return self._stream(stream_id).send_window
+        stream = self._stream(stream_id)
+        return 0 if stream is None else stream.send_window
 
     def next_deadline(self) -> float | None:
         """When `deadline_passed` wants to be called."""
@@ -166,6 +172,8 @@ class YamuxMachine:
     def accept(self, stream_id: int) -> None:
         """The application took this stream of the peer: ACK goes out with the next frame."""
         stream = self._stream(stream_id)
+        if stream is None:
+            return
         if stream.accepted:
             raise LocalProtocolError(f"stream {stream_id} is not waiting to be accepted")
         stream.accepted = True
@@ -176,6 +184,8 @@ class YamuxMachine:
     def send(self, stream_id: int, data: Piece) -> int:
         """Queues as much of `data` as `room` says; how much that was. `data` is not copied and must not change."""
         stream = self._stream(stream_id)
+        if stream is None:
+            return 0
         if stream.closed:
             raise LocalProtocolError(f"stream {stream_id} is closed for sending")
         size = len(data)
@@ -194,7 +204,7 @@ class YamuxMachine:
     def close(self, stream_id: int) -> None:
         """Ends our direction, behind what is queued. Calling it again does nothing."""
         stream = self._stream(stream_id)
-        if not stream.closed:
+        if stream is not None and not stream.closed:
             stream.closed = True
             self._ready[stream_id] = stream
 
@@ -204,16 +214,14 @@ class YamuxMachine:
         Every stream ends with this or with `reset`: until then it keeps its place among the streams.
         """
         stream = self._stream(stream_id)
-        if stream.abandoned:
+        if stream is None or stream.abandoned:
             return
         stream.abandoned = True
         self._accepted_or_gone(stream)
         if self._payload_stream is stream:  # the rest of a frame that is just coming in
             self._payload_stream = None
             stream.ended = self._payload_ends_stream
-        if stream.counted:
-            stream.counted = False
-            self._ledger.release_stream(inbound=stream.inbound)
+        self._ledger.release_stream(inbound=stream.inbound)
         # A peer that waits for window must get on far enough to meet the RST that its next data earns.
         self._consume(stream, stream.buffered, grow=False)
         self._hold(stream)
@@ -226,6 +234,8 @@ class YamuxMachine:
     def reset(self, stream_id: int, code: int = StreamCode.NONE) -> None:
         """Ends the stream both ways at once and forgets it; what is queued is dropped."""
         stream = self._stream(stream_id)
+        if stream is None:
+            return
         if not stream.flags & SYN:  # else the peer has never heard of it
             self._put(WINDOW, RST, stream_id, code)
             self.resets_out += 1
@@ -234,6 +244,8 @@ class YamuxMachine:
     def consumed(self, stream_id: int, size: int, now: float = 0.0) -> None:
         """The application took `size` bytes; once that is half of the window, it is given back to the peer."""
         stream = self._stream(stream_id)
+        if stream is None:
+            return
         if size > stream.buffered:
             raise LocalProtocolError(f"stream {stream_id} has no {size} bytes to take")
         self._now = max(self._now, now)
@@ -291,10 +303,15 @@ class YamuxMachine:
         self._queued -= size
         flags, stream.flags = stream.flags, 0
         ends = stream.closed and not stream.queue.size
-        if ends:
+        if ends and not size:
             flags |= FIN
         parts[slot] = HEADER.pack(DATA if size else WINDOW, flags, stream.id, size)
         self.frames_out += 1
+        if ends and size:
+            # A frame of its own: go-libp2p and js-libp2p tell the reader of the end that they see in a header before
+            # they have read the payload behind it, which is then lost to a reader that waits.
+            parts.append(HEADER.pack(WINDOW, FIN, stream.id, 0))
+            self.frames_out += 1
         if ends:
             stream.fin_sent = True
             self._settle(stream)
@@ -311,6 +328,7 @@ class YamuxMachine:
         if self._broken:
             raise LocalProtocolError("the connection failed before")
         self._now = max(self._now, now)
+        self._aborted.clear()
         events: list[Event] = []
         position, end = 0, len(data)
         while position < end:
@@ -397,9 +415,10 @@ class YamuxMachine:
     def _window_frame(self, flags: int, stream_id: int, length: int, events: list[Event]) -> None:
         stream = self._flagged(flags, stream_id, 0, events)
         if stream is None:
-            # Never answered: it crosses our FIN whenever the peer still reads what it was sent, and a RST would take
-            # that from it. The stream is over for both sides all the same.
-            self.dropped += 1
+            if stream_id in self._finished:
+                self.dropped += 1
+            elif not flags & (SYN | FIN | RST):
+                self._answer_unknown(stream_id)
             return
         if flags & RST:
             self._reset_by_peer(stream, length, events)
@@ -445,6 +464,7 @@ class YamuxMachine:
             self.resets_out += 1
             return None
         stream = YamuxStream(stream_id, inbound=True, now=self._now)
+        self._finished.pop(stream_id, None)
         self._unaccepted += 1
         self._streams[stream_id] = stream
         events.append(StreamOpened(stream_id))
@@ -466,15 +486,18 @@ class YamuxMachine:
         self.resets_in += 1
         if stream.inbound and not stream.sent and not self._early_resets.admits(self._now):
             raise self._fault("too many streams are opened and reset", ConnectionCode.RATE_LIMITED)
-        if not stream.abandoned:
-            events.append(StreamAborted(stream.id, code, remote=True))
+        self._report_abort(stream, code, events, remote=True)
         self._forget(stream)
 
     def _abort(self, stream: YamuxStream, code: int, events: list[Event]) -> None:
         """We end a stream for what the peer did on it."""
-        if not stream.abandoned:
-            events.append(StreamAborted(stream.id, code, remote=False))
+        self._report_abort(stream, code, events, remote=False)
         self.reset(stream.id, code)
+
+    def _report_abort(self, stream: YamuxStream, code: int, events: list[Event], *, remote: bool) -> None:
+        if not stream.abandoned:
+            self._aborted.add(stream.id)
+            events.append(StreamAborted(stream.id, code, remote=remote))
 
     def _end(self, stream: YamuxStream, events: list[Event]) -> None:
         stream.ended = True
@@ -514,9 +537,10 @@ class YamuxMachine:
 
     # ------------------------------------------------------------------------------- book-keeping
 
-    def _stream(self, stream_id: int) -> YamuxStream:
+    def _stream(self, stream_id: int) -> YamuxStream | None:
+        """The stream; None when it was aborted in the piece that came last, whose events may not all be handled yet."""
         stream = self._streams.get(stream_id)
-        if stream is None:
+        if stream is None and stream_id not in self._aborted:
             raise LocalProtocolError(f"there is no stream {stream_id}")
         return stream
 
@@ -589,6 +613,9 @@ class YamuxMachine:
         """Forgets a stream when nothing more can happen on it and nobody names it any more."""
         if stream.ended and stream.fin_sent and stream.abandoned:
             self._forget(stream)
+            self._finished[stream.id] = None
+            if len(self._finished) > self._config.max_lingering:
+                self._finished.popitem(last=False)
 
     def _forget(self, stream: YamuxStream) -> None:
         del self._streams[stream.id]
@@ -601,5 +628,5 @@ class YamuxMachine:
             self._payload_stream = None
         if stream.held:
             self._ledger.release_memory(stream.held)
-        if stream.counted:
+        if not stream.abandoned:
             self._ledger.release_stream(inbound=stream.inbound)

@@ -24,7 +24,6 @@ class YamuxStream:
         "acknowledged",  # the peer took it; theirs are from the start
         "buffered",  # received and not yet taken by the application
         "closed",  # we send nothing more; FIN is queued or sent
-        "counted",  # has a place in the ledger
         "credit",  # what the peer may still send
         "ended",  # the peer sends nothing more
         "fin_sent",
@@ -47,7 +46,6 @@ class YamuxStream:
         self.accepted = not inbound
         self.acknowledged = inbound
         self.closed = self.fin_sent = self.ended = self.abandoned = self.sent = False
-        self.counted = True
         self.flags = 0
         self.queue = SendQueue()
         self.send_window = self.credit = self.window = INITIAL_WINDOW_BYTES
