@@ -23,7 +23,7 @@ from talos.addr import host_port, parse, split_peer
 from tests.attacks.process import Child, running
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from multiaddr import Multiaddr
 
@@ -52,6 +52,17 @@ class Victim:
     async def status(self) -> dict[str, Any]:
         """Counters of the node; their names stand in `tests.attacks.victim`."""
         return await self.child.ask("status")
+
+    async def until(self, reached: Callable[[dict[str, Any]], bool], seconds: float = 2) -> dict[str, Any]:
+        """The first status that has `reached` what is waited for; the test fails when none has in time."""
+        status: dict[str, Any] = {}
+        with trio.move_on_after(seconds):
+            while True:
+                status = await self.status()
+                if reached(status):
+                    return status
+                await trio.sleep(0.01)
+        raise AssertionError(f"not reached within {seconds} s: {status}")
 
     async def dial(self, *addrs: object, peer: PeerId | None = None) -> dict[str, Any]:
         """Lets the node dial: `peer` or `error`, `text` and `causes`; `seconds` and `cpu` that it took."""

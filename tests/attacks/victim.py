@@ -2,7 +2,7 @@
 
 SETTINGS is a JSON object, all of it optional: `listen` (addresses), `stack` (`tcp/noise/yamux`), `limits` (fields of
 LimitsConfig; those of a scope, of `ip`, `dialing` and `manager` as objects), `timeouts` (fields of TimeoutsConfig), `log` (a level),
-`descriptors` (RLIMIT_NOFILE), `insecure`, `gate` and `observer` (`raise`).
+`descriptors` (RLIMIT_NOFILE), `gate` and `observer` (`raise`), `late` (LateNoise beside the stack's security).
 
 Commands: `status`; `calm` (forgets the peak of memory and the worst loop delay); `release` (the protocol HOLD begins
 to read); `dial` with `addrs` and perhaps `peer`.
@@ -15,6 +15,7 @@ import logging
 import os
 import resource
 import sys
+import time
 from collections import Counter
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from talos.errors import DialError, TalosError
 from talos.host.config import NodeConfig, TimeoutsConfig
 from talos.host.limits import IpLimits, LimitsConfig
 from talos.identity.peer_id import PeerId
+from tests.attacks.hostile import LateNoise
 from tests.attacks.nodes import ECHO, FAIL, HOLD, commands
 
 if TYPE_CHECKING:
@@ -138,7 +140,7 @@ class Victim:
     async def dial(self, addrs: list[str], peer: str | None) -> dict[str, Any]:
         """How long it took, and what came of it."""
         started = trio.current_time()
-        cpu = sum(os.times()[:2])
+        cpu = time.process_time()
         answer: dict[str, Any] = {}
         try:
             wanted = None if peer is None else PeerId.parse(peer)
@@ -149,7 +151,7 @@ class Victim:
             answer["text"] = str(error)
             if isinstance(error, DialError):
                 answer["causes"] = {str(addr): [type(why).__name__, str(why)] for addr, why in error.causes.items()}
-        seconds, cpu = trio.current_time() - started, sum(os.times()[:2]) - cpu
+        seconds, cpu = trio.current_time() - started, time.process_time() - cpu
         return {**answer, "seconds": seconds, "cpu": cpu}
 
     def status(self) -> dict[str, Any]:
@@ -159,7 +161,7 @@ class Victim:
             "rss": int(memory["VmRSS"].split()[0]) * 1024,
             "peak": int(memory["VmHWM"].split()[0]) * 1024,
             "threads": int(memory["Threads"]),
-            "cpu": sum(os.times()[:2]),
+            "cpu": time.process_time(),
             "tasks": trio.lowlevel.current_statistics().tasks_living,
             "fds": len(os.listdir("/proc/self/fd")),  # noqa: PTH208  # counted, not read
             "limits": node.limits.snapshot(),
@@ -168,7 +170,7 @@ class Victim:
             "failed": dict(node.limits.failed),
             "evicted": dict(node.limits.evicted),
             "connections": len(node.connections),
-            "known": len(list(node.peerstore.peers())),
+            "known": [str(peer) for peer in node.peerstore.peers()],
             "loop_delay": self.delay.worst,
             "events": dict(self.observer.events),
             "peers": list(self.observer.peers),
@@ -197,8 +199,10 @@ def config_of(settings: dict[str, Any]) -> NodeConfig:
     )
     if "stack" not in settings:
         return config
-    named = node_config(settings["stack"])
-    return replace(config, stack=named.stack, insecure=settings.get("insecure", named.insecure))
+    stack = node_config(settings["stack"]).stack
+    if settings.get("late"):
+        stack = replace(stack, security=(*stack.security, LateNoise))
+    return replace(config, stack=stack)
 
 
 async def main() -> None:
