@@ -29,6 +29,9 @@ class Member(Protocol):
 
 C = TypeVar("C", bound=Member)
 
+MAX_PROTOCOLS = 4096
+"""Protocols that are remembered although they have no stream; a node serves at most a thousand."""
+
 
 class SourceScope(Holder, Generic[C]):
     """One narrow source: its half-open connections in order, and how many authenticated ones."""
@@ -196,6 +199,8 @@ class PeerTable(Generic[C]):
         config = self._config
         every = self.protocols.get(protocol)
         if every is None:
+            if len(self.protocols) >= MAX_PROTOCOLS:
+                self._forget_idle()
             every = self.protocols[protocol] = Scope("protocol", as_tuple(config.protocol), protocol)
         groups: tuple[Scope, ...] = (every, Scope("protocol-peer", as_tuple(config.protocol_peer), protocol))
         service = config.service_of.get(protocol)
@@ -207,6 +212,12 @@ class PeerTable(Generic[C]):
         siblings = (known[3] for other, known in scope.groups.items() if config.service_of.get(other) == service)
         per_peer = next(siblings, None) or Scope("service-peer", as_tuple(figures.per_peer), service)
         return (*groups, self.services[service], per_peer)
+
+    def _forget_idle(self) -> None:
+        """Drops the scopes of protocols without a stream, here and at every peer."""
+        self.protocols = {protocol: scope for protocol, scope in self.protocols.items() if any(scope.used)}
+        for peer in self._peers.values():
+            peer.groups = {protocol: known for protocol, known in peer.groups.items() if protocol in self.protocols}
 
 
 def _refusal(source: Source, limit: float, kind: str) -> LimitExceeded:

@@ -19,6 +19,7 @@ from talos.errors import (
     LocalProtocolError,
     RefusedByGate,
 )
+from talos.host import limit_tables
 from talos.host.limits import (
     ConnectionScope,
     IpLimits,
@@ -605,6 +606,20 @@ def test_streams_of_a_protocol_and_service_are_bounded(changes: dict[str, object
         assert caught.value.scope == scope_name
         with scope.stream(inbound=False) as outbound:
             outbound.negotiated("/z")
+    assert idle(limits)
+
+
+def test_protocols_without_a_stream_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limit_tables, "MAX_PROTOCOLS", 3)
+    limits = make(protocol=ScopeLimits(streams_in=1))
+    with connect(limits, PEERS[0]) as scope, scope.stream(inbound=True) as busy:
+        busy.negotiated("/busy")
+        for number in range(10):
+            with scope.stream(inbound=True) as stream:
+                stream.negotiated(f"/{number}")
+        assert len(limits.peers.protocols) <= 3
+        with scope.stream(inbound=True) as stream, pytest.raises(LimitExceeded, match="/busy"):
+            stream.negotiated("/busy")
     assert idle(limits)
 
 

@@ -66,6 +66,17 @@ async def test_the_third_stream_of_a_peer_is_refused(memory_config: MakeConfig, 
         assert await ping(b, connection) > 0
 
 
+async def test_how_many_streams_of_a_peer_is_configured(memory_config: MakeConfig, open_nodes: Any) -> None:
+    async with open_nodes(memory_config(), memory_config()) as (a, b), open_ping(a, PingConfig(streams_per_peer=1)):
+        connection = await b.connect(a.peer_id, a.addrs)
+        async with pinging(b, connection) as one:
+            await one.ping()
+            with pytest.raises(StreamReset) as caught:
+                await ping(b, connection)
+            assert caught.value.code == StreamCode.RESOURCE_LIMIT
+            assert not a._bus.faults
+
+
 async def test_a_ping_that_is_cut_is_a_fault_of_the_peer(memory_config: MakeConfig, open_nodes: Any) -> None:
     async with open_nodes(memory_config(), memory_config()) as (a, b), open_ping(a):
         connection = await b.connect(a.peer_id, a.addrs)
