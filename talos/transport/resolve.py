@@ -142,10 +142,10 @@ class _Search:
         if kind not in _NAMES:
             self._add(addr)
             return
-        self._names += 1
-        if self._names > self._config.max_names or depth < 0:
+        if self._names == self._config.max_names or depth < 0:
             self.reason = self.reason or "too many names behind it"
             return
+        self._names += 1
         if not 0 < len(name) <= _MAX_NAME_CHARACTERS:
             self.reason = self.reason or f"not a name: {name[:80]!r}"
             return
