@@ -190,6 +190,8 @@ def _lock(path: Path) -> Iterator[None]:
 
 def _build(peer: str, recipe: Recipe, source: Path, folder: Path) -> None:
     """Build beside the final place and move the whole in one step, so that a folder that exists is complete."""
+    for stale in folder.parent.glob(f".{peer}-*"):  # of a run that was killed: the lock is ours
+        shutil.rmtree(stale, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=f".{peer}-", dir=folder.parent))
     try:
         shutil.copytree(source, work, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*LEFT_OVER))
