@@ -2,7 +2,7 @@
 
 One connection echoes 32 bytes every 50 ms and opens a further stream every 500 ms; a newcomer with a new identity
 connects every second, from 127.0.0.2 and its neighbours in turn: each keeps within the rate of a public address.
-`stack` is that of the node (`tcp/noise/yamux`), `newcomers` whether there are any. The command `report` is answered with the
+`stack` is that of the node (`tcp/noise/yamux`), `newcomers` whether there are any, `source` where all of them come from. The command `report` is answered with the
 worst times, in seconds, and every failure.
 """
 
@@ -44,7 +44,7 @@ class Report:
 
 
 async def keep_echoing(addr: Multiaddr, stack: str, report: Report) -> None:
-    async with attacker_node(stack=stack, source="127.0.0.1") as host:
+    async with attacker_node(stack=stack) as host:
         stream = await open_echo(host, addr)
         turn = 0
         while True:
@@ -61,10 +61,10 @@ async def keep_echoing(addr: Multiaddr, stack: str, report: Report) -> None:
             await trio.sleep(0.05)
 
 
-async def keep_arriving(addr: Multiaddr, stack: str, report: Report) -> None:
+async def keep_arriving(addr: Multiaddr, stack: str, own_source: str, report: Report) -> None:
     while True:
         started = trio.current_time()
-        source = f"127.0.0.{2 + report.newcomers % SOURCES}"
+        source = own_source or f"127.0.0.{2 + report.newcomers % SOURCES}"
         async with attacker_node(stack=stack, source=source) as host:
             async with await open_echo(host, addr) as stream:
                 await echo_once(stream, b"hello")
@@ -78,17 +78,17 @@ async def main() -> None:
     addr, stack = parse(settings["addr"]), settings.get("stack", "")
     report = Report()
 
-    async def watched(what: str, work: Callable[[Multiaddr, str, Report], Awaitable[None]]) -> None:
+    async def watched(what: str, work: Callable[..., Awaitable[None]], *args: object) -> None:
         try:
-            await work(addr, stack, report)
+            await work(*args)
         except Exception as failure:  # noqa: BLE001  # whatever an honest one meets is the finding
             report.failures.append(f"{what}: {type(failure).__name__}: {failure}")
             report.begun.set()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watched, "echo", keep_echoing)
+        nursery.start_soon(watched, "echo", keep_echoing, addr, stack, report)
         if settings.get("newcomers", True):
-            nursery.start_soon(watched, "newcomer", keep_arriving)
+            nursery.start_soon(watched, "newcomer", keep_arriving, addr, stack, settings.get("source"), report)
         await report.begun.wait()
         print(json.dumps({"ready": True}), flush=True)
         async for command in commands():

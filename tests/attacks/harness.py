@@ -13,13 +13,14 @@ more lines than offences, and five seconds later tasks, descriptors and limit co
 
 from __future__ import annotations
 
+import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from talos.addr import host_port, parse, split_peer
+from talos.addr import host_port, names_of, parse, split_peer
 from tests.attacks.process import Child, running
 
 if TYPE_CHECKING:
@@ -49,6 +50,11 @@ class Victim:
     def socket_address(self) -> tuple[str, int]:
         return host_port(self.addr)
 
+    @property
+    def path(self) -> str:
+        """Of a Unix socket."""
+        return str(self.addr).removeprefix("/unix").partition("/p2p/")[0]
+
     async def status(self) -> dict[str, Any]:
         """Counters of the node; their names stand in `tests.attacks.victim`."""
         return await self.child.ask("status")
@@ -72,10 +78,11 @@ class Victim:
     @asynccontextmanager
     async def raw(self, source: str | None = None) -> AsyncIterator[trio.SocketStream]:
         """A bare connection to it, from the address `source`, for the length of the block."""
-        with trio.socket.socket() as sock:
+        unix = "unix" in names_of(self.addr)
+        with trio.socket.socket(socket.AF_UNIX if unix else socket.AF_INET) as sock:
             if source is not None:
                 await sock.bind((source, 0))
-            await sock.connect(self.socket_address)
+            await sock.connect(self.path if unix else self.socket_address)
             yield trio.SocketStream(sock)
 
 
@@ -96,6 +103,7 @@ async def attacked(
     memory: int = 16 * MIB,
     lines: int = STDERR_LINES,
     stack: str = "tcp/noise/yamux",
+    source: str = "",
     **settings: object,
 ) -> AsyncIterator[Victim]:
     """A victim with bystanders; on leaving, everything that every row expects is checked."""

@@ -5,11 +5,12 @@ LimitsConfig; those of a scope, of `ip`, `dialing` and `manager` as objects), `t
 `descriptors` (RLIMIT_NOFILE), `gate` and `observer` (`raise`), `late` (LateNoise beside the stack's security).
 
 Commands: `status`; `calm` (forgets the peak of memory and the worst loop delay); `release` (the protocol HOLD begins
-to read); `dial` with `addrs` and perhaps `peer`.
+to read); `dial` with `addrs` and perhaps `peer`; `hoard` and `share` (takes all descriptors, gives them back).
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -125,6 +126,16 @@ class Victim:
         self.handlers = Handlers()
         self.delay = LoopDelay()
         self.observer = observer
+        self.hoarded: list[int] = []
+
+    def hoard(self) -> None:
+        """Takes every descriptor that is left."""
+        try:
+            while True:
+                self.hoarded.append(os.dup(2))
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
 
     async def answer(self, command: dict[str, Any]) -> dict[str, Any]:
         match command["command"]:
@@ -133,9 +144,14 @@ class Victim:
                 Path("/proc/self/clear_refs").write_text("5")  # noqa: ASYNC240  # no disk is behind it
             case "release":
                 self.handlers.release.set()
+            case "hoard":
+                self.hoard()
+            case "share":
+                while self.hoarded:
+                    os.close(self.hoarded.pop())
             case "dial":
                 return await self.dial(command["addrs"], command.get("peer"))
-        return self.status()
+        return {} if self.hoarded else self.status()
 
     async def dial(self, addrs: list[str], peer: str | None) -> dict[str, Any]:
         """How long it took, and what came of it."""
