@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import operator
 import secrets
 import struct
 from typing import TYPE_CHECKING
@@ -145,7 +146,7 @@ class PrivateStream(trio.abc.Stream):
         """What of the multistream header is still to come."""
         self._greeted = False
         self._greeting = trio.Lock()
-        self._sending = self._receiving = self._send_cut = False
+        self._sending = self._receiving = self._send_cut = self._closed = False
         self._refused = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -180,7 +181,7 @@ class PrivateStream(trio.abc.Stream):
         """As `trio.abc.ReceiveStream`."""
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving from this stream")
-        if max_bytes is not None and max_bytes < 1:
+        if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError("max_bytes must be at least 1")
         self._receiving = True
         try:
@@ -199,6 +200,7 @@ class PrivateStream(trio.abc.Stream):
 
     async def aclose(self) -> None:
         """Closes the stream below."""
+        self._closed = True
         await self._stream.aclose()
 
     async def _greet(self) -> None:
@@ -207,6 +209,8 @@ class PrivateStream(trio.abc.Stream):
             await trio.lowlevel.checkpoint_if_cancelled()
             async with self._greeting:
                 await self._send_nonce()
+        if self._closed:
+            raise trio.ClosedResourceError("the stream was closed")
         if self._send_cut:
             raise trio.BrokenResourceError("an earlier send on this stream was cut off")
 
