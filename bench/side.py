@@ -47,7 +47,7 @@ class Side:
     async def listening(self, stack: str) -> ListenerProcess:
         """The listener for `stack`, started when there is none."""
         if self.name in FRESH:
-            await self._close()
+            await self.aclose()
         if stack not in self._listeners:
             self._listeners[stack] = await self._stack.enter_async_context(listener(self.adapter, stack))
         return self._listeners[stack]
@@ -63,7 +63,8 @@ class Side:
             )
         raise PeerFailed(f"{self.name}: {operation} is not done within {DEADLINE_SECONDS:.0f} s")
 
-    async def _close(self) -> None:
+    async def aclose(self) -> None:
+        """Ends the listeners; the next use starts new ones."""
         self._listeners.clear()
         await self._stack.aclose()
 
@@ -73,4 +74,4 @@ class Side:
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._close()
+        await self.aclose()

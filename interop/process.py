@@ -20,7 +20,17 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-__all__ = ["Adapter", "ListenerProcess", "PeerFailed", "cpu_seconds", "dial", "holding", "listener", "private_bytes"]
+__all__ = [
+    "Adapter",
+    "ListenerProcess",
+    "PeerFailed",
+    "cpu_seconds",
+    "dial",
+    "holding",
+    "listener",
+    "open_files",
+    "private_bytes",
+]
 
 READY_SECONDS = 30.0
 STOP_SECONDS = 3.0
@@ -204,6 +214,11 @@ def cpu_seconds(pid: int) -> float:
     # The name, in parentheses, may hold spaces; utime and stime are fields 14 and 15, counted from 1.
     fields = text.rpartition(")")[2].split()
     return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+def open_files(pid: int) -> int:
+    """How many descriptors a process has open, from /proc (Linux)."""
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def private_bytes(pid: int) -> int:

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from interop import process
-from interop.process import Adapter, PeerFailed, cpu_seconds, dial, listener, private_bytes
+from interop.process import Adapter, PeerFailed, cpu_seconds, dial, listener, open_files, private_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +35,7 @@ async def test_a_listener_runs_until_its_stdin_closes() -> None:
         assert peer.said() == ["hello"]
         assert cpu_seconds(peer.pid) >= 0
         assert private_bytes(peer.pid) > 1 << 20
+        assert open_files(peer.pid) >= 3
     with pytest.raises(LookupError):
         cpu_seconds(peer.pid)
 
