@@ -68,7 +68,8 @@ class Victim:
                 if reached(status):
                     return status
                 await trio.sleep(0.01)
-        raise AssertionError(f"not reached within {seconds} s: {status}")
+        told = {name: status.get(name) for name in ("failed", "refused", "events", "connections", "tasks", "fds")}
+        raise AssertionError(f"not reached within {seconds} s: {told}")
 
     async def dial(self, *addrs: object, peer: PeerId | None = None) -> dict[str, Any]:
         """Lets the node dial: `peer` or `error`, `text` and `causes`; `seconds` and `cpu` that it took."""
