@@ -5,8 +5,9 @@ Each name is loaded on first use, so that a machine's import of one module loads
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from talos.lazy import lazy_names
 
 if TYPE_CHECKING:
     from talos.identity.certificate import IdentityCertificate
@@ -27,21 +28,17 @@ __all__ = [
     "SignedPeerRecord",
 ]
 
-_MODULES = {
-    "Envelope": "envelope",
-    "IdentityCertificate": "certificate",
-    "KeyType": "keys",
-    "PeerId": "peer_id",
-    "PeerRecord": "peer_record",
-    "PrivateKey": "keys",
-    "PublicKey": "keys",
-    "RecordFormat": "peer_record",
-    "SignedPeerRecord": "peer_record",
-}
-
-
-def __getattr__(name: str) -> object:
-    module = _MODULES.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Envelope": "talos.identity.envelope",
+        "IdentityCertificate": "talos.identity.certificate",
+        "KeyType": "talos.identity.keys",
+        "PeerId": "talos.identity.peer_id",
+        "PeerRecord": "talos.identity.peer_record",
+        "PrivateKey": "talos.identity.keys",
+        "PublicKey": "talos.identity.keys",
+        "RecordFormat": "talos.identity.peer_record",
+        "SignedPeerRecord": "talos.identity.peer_record",
+    },
+)
