@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 __all__ = ["Upgrade", "UpgradeConfig"]
 
 _UNKNOWN_ADDR = Multiaddr("")
+CLOSE_SECONDS = 1.0  # closing raw bytes never waits for the peer
+"""For closing the raw bytes, which never waits for the peer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,7 +238,9 @@ class _Attempt:
                 seconds = trio.current_time() - started
                 raise HandshakeError(f"no connection after {seconds:g} s of handshake") from trio.TooSlowError()
         finally:
-            await trio.aclose_forcefully(self._stream)
+            # Shielded, or a cancellation from outside would take the place of what is being raised: a Ctrl-C even.
+            with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                await trio.aclose_forcefully(self._stream)
 
     async def _authenticate(self) -> SecureChannel:
         """Security, and the budget's consent to the peer."""

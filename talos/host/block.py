@@ -17,8 +17,8 @@ __all__ = ["background"]
 async def background() -> AsyncIterator[trio.Nursery]:
     """A nursery whose tasks are cancelled when the block is left.
 
-    What the block raises comes out as it is and not as a group of one, as long as no task raises too; a Ctrl-C that
-    came up in a task comes out as KeyboardInterrupt.
+    What the block raises comes out as it is and not as a group of one, as long as no task raises too. Ctrl-C comes up
+    in whatever task is running, and others fail because that one ends: it comes out as KeyboardInterrupt alone.
     """
     try:
         async with trio.open_nursery() as nursery:
@@ -36,11 +36,14 @@ async def background() -> AsyncIterator[trio.Nursery]:
 
 
 def _sole(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
-    """What a nursery has wrapped: the one exception of the block, or a Ctrl-C however deep it was."""
-    if len(group.exceptions) != 1:
-        return None
-    error: BaseException = group.exceptions[0]
-    inner = error
-    while isinstance(inner, BaseExceptionGroup) and len(inner.exceptions) == 1:
-        inner = inner.exceptions[0]
-    return inner if isinstance(inner, KeyboardInterrupt | SystemExit) else error
+    """What a nursery has wrapped: the order to stop, however deep it is, else the one exception of the block."""
+    stop = group.subgroup((KeyboardInterrupt, SystemExit))
+    if stop is not None:
+        return _first_leaf(stop)
+    return group.exceptions[0] if len(group.exceptions) == 1 else None
+
+
+def _first_leaf(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -87,6 +87,21 @@ async def test_ctrl_c_in_any_task_comes_out_alone(memory_config: Any) -> None:
             await trio.sleep_forever()
 
 
+async def test_ctrl_c_in_a_reader_is_not_lost_among_what_follows_from_it(memory_config: Any) -> None:
+    def interrupt(event: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - it comes up in a task and out of the block
+        async with server_and_client(memory_config) as (server, client):
+            (connection,) = client.connections
+            muxer: Any = connection._muxed
+            async with await client.open_stream(server.peer_id, ECHO) as stream:
+                while True:
+                    await stream.send_all(b"x")
+                    await stream.receive_some()
+                    muxer._muxed._apply = interrupt
+
+
 async def test_two_failures_at_once_stay_a_group(autojump_clock: Any) -> None:
     async def fail() -> None:
         raise KeyError
@@ -230,6 +245,21 @@ async def test_one_more_connection_of_a_peer_supplants_its_oldest_idle_one(
         assert [len(node.connections) for node in nodes[:3]] == [1, 0, 1]
         await busy.send_all(b"y")
         assert await busy.receive_some() == b"y"
+
+
+async def test_a_peer_that_comes_back_again_and_again_is_always_served(memory_config: Any, autojump_clock: Any) -> None:
+    key = PrivateKey.generate()
+    async with open_node(memory_config()) as server, AsyncExitStack() as visitors:
+        server.handle(ECHO)(echo)
+        for _ in range(40):  # and none of them leaves
+            node = await visitors.enter_async_context(open_node(memory_config(key=key)))
+            connection = await node.connect(server.peer_id, server.addrs)
+            async with await node.open_stream(connection, ECHO) as stream:
+                await stream.send_all(b"x")
+                assert await stream.receive_some() == b"x"
+            assert len(server.connections) <= 12
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(server.connections) == 8
 
 
 async def test_a_peer_whose_connections_are_all_in_use_gets_no_more(memory_config: Any, autojump_clock: Any) -> None:
