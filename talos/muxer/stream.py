@@ -32,6 +32,13 @@ SMALL_CHUNK_BYTES = 2 * 1024
 GATHERED_BYTES = 16 * 1024
 
 
+def unchanging(data: bytes | bytearray | memoryview) -> bytes | memoryview:
+    """A copy of what may change under our hands; a view of bytes stays a view."""
+    if type(data) is memoryview and type(data.obj) is bytes and data.c_contiguous:
+        return data.cast("B")
+    return bytes(data)
+
+
 class MachineStream(MuxedStream):
     """One stream. One task may send while another receives; two that do the same get trio.BusyResourceError.
 
@@ -122,8 +129,7 @@ class MachineStream(MuxedStream):
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
             self._raise_if_not_sending()
-            # What may change under our hands is copied.
-            piece = data if type(data) is bytes else bytes(data)
+            piece = data if type(data) is bytes else unchanging(data)
             size = len(piece)
             connection = self._connection
             yields = size < TINY_WRITE_BYTES or connection.writer_idle

@@ -257,6 +257,8 @@ class MplexMachine:
             raise LocalProtocolError("the connection failed before")
         self._now = max(self._now, now)
         self._aborted.clear()
+        if type(data) is not bytes:
+            data = memoryview(data)  # so that a slice is no copy; one of bytes is the only one
         events: list[Event] = []
         try:
             position, end = 0, len(data)
@@ -271,7 +273,7 @@ class MplexMachine:
             raise
         return events
 
-    def _read_header(self, data: bytes | bytearray | memoryview, position: int, events: list[Event]) -> int:
+    def _read_header(self, data: bytes | memoryview, position: int, events: list[Event]) -> int:
         """Reads a header, which may lie across two pieces; the position behind what was read of it."""
         known = len(self._header)
         start = self._header + bytes(data[position : position + MAX_HEADER_BYTES])
@@ -284,7 +286,7 @@ class MplexMachine:
         self._frame(first[0] >> 3, first[0] & 7, second[0], events)
         return position + second[1] - known
 
-    def _payload(self, data: bytes | bytearray | memoryview, position: int, end: int, events: list[Event]) -> int:
+    def _payload(self, data: bytes | memoryview, position: int, end: int, events: list[Event]) -> int:
         """Takes what is there of the current payload; the position behind it."""
         start, position = position, min(end, position + self._payload_left)
         self._payload_left -= position - start

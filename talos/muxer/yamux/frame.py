@@ -27,8 +27,8 @@ INITIAL_WINDOW_BYTES = 256 * 1024
 MAX_WINDOW_BYTES = (1 << 32) - 1
 MAX_STREAM_ID = (1 << 32) - 1
 
-MAX_FRAME_BYTES = 64 * 1024
-"""Of payload, in what we send; what we take is bounded by the window alone."""
+MAX_FRAME_BYTES = 65_519 - HEADER_BYTES
+"""Of payload, in what we send: one noise message holds the frame. What we take is bounded by the window alone."""
 
 
 class Kind(enum.IntEnum):

@@ -58,8 +58,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TURN_BYTES", "YamuxMachine"]
 
-TURN_BYTES = 256 * 1024
-"""`data_to_send` gives about this much at once, so that a writer yields and urgent frames need not wait long."""
+TURN_BYTES = 4 * (HEADER_BYTES + MAX_FRAME_BYTES)
+"""`data_to_send` gives this much at once, so that a writer yields and urgent frames need not wait long."""
 
 GO_AWAY_PROTOCOL_ERROR = 1
 
@@ -276,9 +276,9 @@ class YamuxMachine:
     # ------------------------------------------------------------------------------- sending
 
     def data_to_send(self, limit: int = TURN_BYTES) -> bytes:
-        """The next bytes for the peer, about `limit` of them; b"" when there are none.
+        """The next bytes for the peer, b"" when there are none.
 
-        Frames without payload first, then one data frame of each stream in turn.
+        Frames without payload come first, all of them; then a data frame of each stream in turn, up to `limit`.
         """
         parts: list[Piece | bytearray] = []
         size = len(self._control)
@@ -288,18 +288,18 @@ class YamuxMachine:
             self._answered_id = 0
             self._pulse.answers = 0
         ready = self._ready
-        while ready and size < limit:
+        while ready and (payload := limit - size - HEADER_BYTES) > 0:
             stream = ready.popitem(last=False)[1]
-            size += self._put_stream(stream, parts)
+            size += self._put_stream(stream, parts, min(payload, MAX_FRAME_BYTES))
             if stream.queue.size:
                 ready[stream.id] = stream
         return b"".join(parts)
 
-    def _put_stream(self, stream: YamuxStream, parts: list[Piece | bytearray]) -> int:
+    def _put_stream(self, stream: YamuxStream, parts: list[Piece | bytearray], limit: int) -> int:
         """One frame of a stream: its next data with the flags that wait, or the flags alone."""
         slot = len(parts)
         parts.append(b"")
-        size = stream.queue.take(MAX_FRAME_BYTES, parts)
+        size = stream.queue.take(limit, parts)
         self._queued -= size
         flags, stream.flags = stream.flags, 0
         ends = stream.closed and not stream.queue.size
@@ -329,6 +329,8 @@ class YamuxMachine:
             raise LocalProtocolError("the connection failed before")
         self._now = max(self._now, now)
         self._aborted.clear()
+        if type(data) is not bytes:
+            data = memoryview(data)  # so that a slice is no copy; one of bytes is the only one
         events: list[Event] = []
         position, end = 0, len(data)
         while position < end:
@@ -347,7 +349,7 @@ class YamuxMachine:
                 self._frame(kind, flags, stream_id, length, events)
         return events
 
-    def _payload(self, data: bytes | bytearray | memoryview, position: int, end: int, events: list[Event]) -> int:
+    def _payload(self, data: bytes | memoryview, position: int, end: int, events: list[Event]) -> int:
         """Takes what is there of the current payload; the position behind it."""
         start, position = position, min(end, position + self._payload_left)
         self._payload_left -= position - start

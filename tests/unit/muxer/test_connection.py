@@ -405,9 +405,21 @@ def test_keep_alive_may_be_off() -> None:
     assert Yamux(YamuxConfig(keep_alive_seconds=math.inf)).config.keep_alive_seconds == math.inf
 
 
+def loaded_by(statement: str) -> list[str]:
+    """The modules that an interpreter has after `statement`."""
+    script = f"import sys; {statement}; print(*sorted(sys.modules), sep='\\n')"
+    return subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
+
+
 def test_importing_a_muxer_loads_no_other_protocol() -> None:
-    script = "import sys, talos.muxer.yamux;print(*sorted(m for m in sys.modules if m.startswith('talos.')), sep='\\n')"
-    loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
-    assert all(name.startswith(("talos.abc", "talos.errors", "talos.muxer")) for name in loaded), loaded
+    loaded = [name for name in loaded_by("from talos.muxer.yamux import Yamux") if name.startswith("talos.")]
+    assert all(name.startswith(("talos.abc", "talos.errors", "talos.lazy", "talos.muxer")) for name in loaded), loaded
     assert not any("mplex" in name for name in loaded)
     assert len(loaded) < 25
+
+
+def test_importing_a_machine_loads_no_event_loop() -> None:
+    for machine in ("yamux", "mplex"):
+        loaded = loaded_by(f"import talos.muxer.{machine}.machine")
+        assert "trio" not in loaded
+        assert "socket" not in loaded
