@@ -62,7 +62,8 @@ async def open_node(config: NodeConfig | None = None) -> AsyncIterator[Node]:
     """A node for the length of the block; it listens when the block is entered.
 
     ConfigError, NotSupported, or ListenError when none of the addresses to listen on can be had. Leaving says
-    good-bye to all peers and lasts at most `timeouts.shutdown`. What the block raises comes out as it is.
+    good-bye to all peers, which takes no longer than `timeouts.flush` and what muxers need to close: at most 5 s.
+    What the block raises comes out as it is, a Ctrl-C alone.
     """
     config = config or NodeConfig()
     log.install(config.limits.log_rate)

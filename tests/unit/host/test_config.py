@@ -63,15 +63,10 @@ def test_timeouts_are_positive_and_finite(name: str, seconds: float) -> None:
         replace(TimeoutsConfig(), **{name: seconds})
 
 
-def test_the_flush_fits_into_the_shutdown() -> None:
-    with pytest.raises(ConfigError):
-        TimeoutsConfig(flush=6, shutdown=5)
-
-
 def test_the_deadlines_are_those_of_the_design() -> None:
     timeouts = TimeoutsConfig()
     assert (timeouts.connect, timeouts.dial, timeouts.authenticate, timeouts.upgrade) == (5, 15, 10, 15)
-    assert (timeouts.negotiate, timeouts.open_stream, timeouts.flush, timeouts.shutdown) == (10, 15, 2, 5)
+    assert (timeouts.negotiate, timeouts.open_stream, timeouts.flush) == (10, 15, 2)
 
 
 def test_addresses_to_listen_on_name_no_peer() -> None:
