@@ -1,4 +1,4 @@
-"""Noise from its four sides: handshake frames to either role, a payload by a peer that speaks perfect Noise, records."""
+"""Noise from four sides: handshake frames to either role, a payload from a peer that speaks Noise well, records."""
 
 from __future__ import annotations
 

@@ -7,14 +7,14 @@ import trio
 import trio.testing
 
 from talos.abc import Role
-from talos.errors import ConfigError, HandshakeError, RemoteProtocolError
+from talos.errors import ConfigError, HandshakeError, LocalProtocolError, RemoteProtocolError
 from talos.identity.keys import PrivateKey
 from talos.identity.peer_id import PeerId
 from talos.security.channel import SEND_BATCH_BYTES, RecordChannel
 from talos.security.layer import Authenticated
 from talos.security.noise import Noise
 from talos.security.noise.record import RESERVED_NONCE, NoiseRecords, RecordReader, RecordWriter
-from talos.security.plaintext import Plaintext, PlaintextMachine
+from talos.security.plaintext import Plaintext, PlaintextMachine, PlaintextRecords
 from talos.security.tls import Tls
 from talos.wire.length_prefix import frame
 from talos.wire.pb import plaintext_pb2
@@ -122,6 +122,61 @@ async def test_a_peer_that_goes_during_the_handshake(make: type[Noise | Tls]) ->
             await make(KEY).secure(ours, role, None)
 
 
+async def test_an_alert_that_nobody_reads() -> None:
+    """The listener's alert cannot be sent any more; the reason is raised all the same."""
+
+    refused: list[bytes] = []
+
+    class Gone(trio.abc.SendStream):
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            refused.append(bytes(data))
+            raise trio.BrokenResourceError
+
+        async def wait_send_all_might_not_block(self) -> None: ...
+
+        async def aclose(self) -> None: ...
+
+    into, outof = trio.testing.memory_stream_one_way_pair()
+    await into.send_all(b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00")
+    with pytest.raises(HandshakeError, match="TLS handshake failed"):
+        await Tls(KEY).secure(trio.StapledStream(Gone(), outof), Role.LISTENER, None)
+    assert refused[0][:1] == b"\x15"
+
+
+async def test_a_connection_that_breaks_under_a_reader() -> None:
+    class Breaking(trio.abc.ReceiveStream):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            raise trio.BrokenResourceError("reset by the network")
+
+        async def aclose(self) -> None: ...
+
+    sink, _ = trio.testing.memory_stream_one_way_pair()
+    for confirmed, error in ((True, "reset by the network"), (False, "did not accept the handshake")):
+        channel = channel_over(trio.StapledStream(sink, Breaking()))
+        channel._layer = Unconfirmed(confirmed)
+        with pytest.raises(trio.BrokenResourceError, match=error) as caught:
+            await channel.receive_some()
+        assert isinstance(caught.value, HandshakeError) is not confirmed
+
+
+class Unconfirmed(PlaintextRecords):
+    def __init__(self, confirmed: bool) -> None:
+        self.confirmed = confirmed
+
+
+async def test_nothing_else_is_done_while_closed_or_busy() -> None:
+    sender, receiver = two_channels()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receiver.receive_some)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError):
+            await receiver.receive_some()
+        await sender.send_all(b"done")
+    await sender.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await sender.wait_send_all_might_not_block()
+
+
 # -- plaintext ------------------------------------------------------------------------------------------
 
 
@@ -163,6 +218,8 @@ def test_plaintext_refuses(data: bytes) -> None:
     machine = PlaintextMachine(OTHER.public_key)
     with pytest.raises(HandshakeError):
         machine.receive_data(data)
+    with pytest.raises(LocalProtocolError):
+        machine.receive_data(b"")
 
 
 def test_plaintext_keeps_what_follows() -> None:
