@@ -22,7 +22,6 @@ what it was sent, and a RST would take that from it.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from talos.errors import ConnectionCode, LimitExceeded, LocalProtocolError, RemoteProtocolError, StreamCode
@@ -43,14 +42,22 @@ from talos.muxer.yamux.frame import (
     HEADER,
     HEADER_BYTES,
     INITIAL_WINDOW_BYTES,
-    MAX_FRAME_BYTES,
     MAX_STREAM_ID,
     MAX_WINDOW_BYTES,
-    Flag,
-    Kind,
 )
-from talos.muxer.yamux.pulse import Pulse
 from talos.muxer.yamux.stream import YamuxStream
+from talos.muxer.yamux.table import (
+    ACK,
+    DATA,
+    FIN,
+    GO_AWAY,
+    PING,
+    RST,
+    SYN,
+    TURN_BYTES,
+    WINDOW,
+    StreamTable,
+)
 
 if TYPE_CHECKING:
     from talos.muxer.ledger import Ledger
@@ -58,17 +65,10 @@ if TYPE_CHECKING:
 
 __all__ = ["TURN_BYTES", "YamuxMachine"]
 
-TURN_BYTES = 4 * (HEADER_BYTES + MAX_FRAME_BYTES)
-"""`data_to_send` gives this much at once, so that a writer yields and urgent frames need not wait long."""
-
 GO_AWAY_PROTOCOL_ERROR = 1
 
-# Plain integers: an enum member costs several times as much in each comparison.
-DATA, WINDOW, PING, GO_AWAY = (int(kind) for kind in Kind)
-SYN, ACK, FIN, RST = (int(flag) for flag in (Flag.SYN, Flag.ACK, Flag.FIN, Flag.RST))
 
-
-class YamuxMachine:
+class YamuxMachine(StreamTable):
     """One side of a yamux connection, for any event loop.
 
     Feed `receive_data` and act on its events, then write what `data_to_send` gives until it gives nothing; do
@@ -79,27 +79,14 @@ class YamuxMachine:
     def __init__(
         self, *, dialer: bool, config: YamuxConfig | None = None, ledger: Ledger | None = None, now: float = 0.0
     ) -> None:
-        self._config = config = config or YamuxConfig()
-        self._ledger: Ledger = ledger or Unlimited()
-        self._now = now
+        config = config or YamuxConfig()
+        super().__init__(config, ledger or Unlimited(), now)
         self._parity = 1 if dialer else 0
         self._next_id = 1 if dialer else 2
-        self._streams: dict[int, YamuxStream] = {}
-        self._lingering: OrderedDict[int, None] = OrderedDict()
-        self._finished: OrderedDict[int, None] = OrderedDict()  # forgotten because both directions ended
-        self._aborted: set[int] = set()  # in the piece that came last
-        self._unaccepted = 0
-        self._unacknowledged = 0
         self._left = self._gone = self._broken = False  # we said go away, the peer did, a fault was raised
-        # what waits to be sent
-        self._control = bytearray()
-        self._ready: OrderedDict[int, YamuxStream] = OrderedDict()
-        self._queued = 0
-        self._answered_id = 0
         # what is being received
         self._header = bytearray()
         self._payload_left = 0
-        self._payload_stream: YamuxStream | None = None
         self._payload_ends_stream = False
         # who goes too far
         self._frames = Rate(
@@ -108,13 +95,6 @@ class YamuxMachine:
             now=now,
         )
         self._early_resets = Rate(per_second=config.early_resets_per_second, burst=config.early_resets_burst, now=now)
-        self._pulse = Pulse(config, now)
-        # counters
-        self.frames_in = 0
-        self.frames_out = 0
-        self.resets_in = 0
-        self.resets_out = 0
-        self.dropped = 0
 
     # ------------------------------------------------------------------------------- questions
 
@@ -127,16 +107,6 @@ class YamuxMachine:
     def closing(self) -> bool:
         """No new streams any more: one side said go away, or broke the protocol."""
         return self._left or self._gone or self._broken
-
-    @property
-    def wants_to_send(self) -> bool:
-        """Whether `data_to_send` would give something."""
-        return bool(self._control or self._ready)
-
-    @property
-    def rtt_seconds(self) -> float:
-        """The newest round trip of a ping; 0 before the first answer."""
-        return self._pulse.rtt
 
     def room(self, stream_id: int) -> int:
         """How many bytes `send` would take now."""
@@ -253,12 +223,6 @@ class YamuxMachine:
         if stream.held:
             self._hold(stream)
 
-    def ping(self, now: float = 0.0) -> None:
-        """Asks for an answer, unless one is awaited already. It sets `rtt_seconds`."""
-        value = self._pulse.ask(now)
-        if value is not None:
-            self._put(PING, SYN, 0, value)
-
     def go_away(self, code: int = ConnectionCode.NONE) -> None:
         """No new streams in either direction from now on; open ones go on."""
         if not self._left:
@@ -272,54 +236,6 @@ class YamuxMachine:
         if self._pulse.due(now):
             self.ping(now)
         return []
-
-    # ------------------------------------------------------------------------------- sending
-
-    def data_to_send(self, limit: int = TURN_BYTES) -> bytes:
-        """The next bytes for the peer, b"" when there are none.
-
-        Frames without payload come first, all of them; then a data frame of each stream in turn, up to `limit`.
-        """
-        parts: list[Piece | bytearray] = []
-        size = len(self._control)
-        if size:
-            parts.append(self._control)
-            self._control = bytearray()
-            self._answered_id = 0
-            self._pulse.answers = 0
-        ready = self._ready
-        while ready and (payload := limit - size - HEADER_BYTES) > 0:
-            stream = ready.popitem(last=False)[1]
-            size += self._put_stream(stream, parts, min(payload, MAX_FRAME_BYTES))
-            if stream.queue.size:
-                ready[stream.id] = stream
-        return b"".join(parts)
-
-    def _put_stream(self, stream: YamuxStream, parts: list[Piece | bytearray], limit: int) -> int:
-        """One frame of a stream: its next data with the flags that wait, or the flags alone."""
-        slot = len(parts)
-        parts.append(b"")
-        size = stream.queue.take(limit, parts)
-        self._queued -= size
-        flags, stream.flags = stream.flags, 0
-        ends = stream.closed and not stream.queue.size
-        if ends and not size:
-            flags |= FIN
-        parts[slot] = HEADER.pack(DATA if size else WINDOW, flags, stream.id, size)
-        self.frames_out += 1
-        if ends and size:
-            # A frame of its own: go-libp2p and js-libp2p tell the reader of the end that they see in a header before
-            # they have read the payload behind it, which is then lost to a reader that waits.
-            parts.append(HEADER.pack(WINDOW, FIN, stream.id, 0))
-            self.frames_out += 1
-        if ends:
-            stream.fin_sent = True
-            self._settle(stream)
-        return HEADER_BYTES + size
-
-    def _put(self, kind: int, flags: int, stream_id: int, length: int) -> None:
-        self._control += HEADER.pack(kind, flags, stream_id, length)
-        self.frames_out += 1
 
     # ------------------------------------------------------------------------------- receiving
 
@@ -536,99 +452,3 @@ class YamuxMachine:
         self._ready.clear()
         self.go_away(code)
         return RemoteProtocolError(f"yamux: {message}")
-
-    # ------------------------------------------------------------------------------- book-keeping
-
-    def _stream(self, stream_id: int) -> YamuxStream | None:
-        """The stream; None when it was aborted in the piece that came last, whose events may not all be handled yet."""
-        stream = self._streams.get(stream_id)
-        if stream is None and stream_id not in self._aborted:
-            raise LocalProtocolError(f"there is no stream {stream_id}")
-        return stream
-
-    def _room(self, stream: YamuxStream) -> int:
-        config = self._config
-        return min(
-            stream.send_window,
-            max(0, config.max_queued_stream_bytes - stream.queue.size),
-            max(0, config.max_queued_bytes - self._queued),
-        )
-
-    def _count_stream(self, *, inbound: bool) -> None:
-        limit = self._config.max_streams
-        if len(self._streams) - len(self._lingering) >= limit:
-            raise LimitExceeded(f"the connection has {limit} streams", limit=limit, kind="streams")
-        self._ledger.reserve_stream(inbound=inbound)
-
-    def _acknowledged(self, stream: YamuxStream) -> None:
-        if not stream.acknowledged:
-            stream.acknowledged = True
-            self._unacknowledged -= 1
-
-    def _accepted_or_gone(self, stream: YamuxStream) -> None:
-        if not stream.accepted:
-            stream.accepted = True
-            self._unaccepted -= 1
-
-    def _consume(self, stream: YamuxStream, size: int, *, grow: bool) -> None:
-        """Counts what was taken; half a window of it is given back, and the window may grow with it."""
-        stream.buffered -= size
-        stream.taken += size
-        if stream.ended or stream.taken * 2 < stream.window:
-            return
-        growth = self._grow(stream) if grow else 0
-        self._put(WINDOW, 0, stream.id, stream.taken + growth)
-        stream.credit += stream.taken + growth
-        stream.taken = 0
-        stream.since = self._now
-
-    def _grow(self, stream: YamuxStream) -> int:
-        """By how much this stream's window grows now. Growth that the ledger refuses does not happen."""
-        if not self._pulse.rtt:
-            self.ping(self._now)
-            return 0
-        growth = stream.wanted_growth(self._now, self._pulse, self._config)
-        if growth:
-            stream.window += growth
-            if not self._hold(stream):
-                stream.window -= growth
-                return 0
-            stream.grown = self._now
-            self.ping(self._now)  # a larger window makes another round trip
-        return growth
-
-    def _hold(self, stream: YamuxStream) -> bool:
-        """Charges the ledger for what the stream holds or may be sent; False when it refuses more."""
-        need = stream.memory()
-        if need > stream.held:
-            try:
-                self._ledger.reserve_memory(need - stream.held)
-            except LimitExceeded:
-                return False
-            stream.held = need
-        elif need * 2 <= stream.held:  # not at every step down, for it is likely to go up again
-            self._ledger.release_memory(stream.held - need)
-            stream.held = need
-        return True
-
-    def _settle(self, stream: YamuxStream) -> None:
-        """Forgets a stream when nothing more can happen on it and nobody names it any more."""
-        if stream.ended and stream.fin_sent and stream.abandoned:
-            self._forget(stream)
-            self._finished[stream.id] = None
-            if len(self._finished) > self._config.max_lingering:
-                self._finished.popitem(last=False)
-
-    def _forget(self, stream: YamuxStream) -> None:
-        del self._streams[stream.id]
-        self._lingering.pop(stream.id, None)
-        self._ready.pop(stream.id, None)
-        self._queued -= stream.queue.clear()
-        self._acknowledged(stream)
-        self._accepted_or_gone(stream)
-        if self._payload_stream is stream:
-            self._payload_stream = None
-        if stream.held:
-            self._ledger.release_memory(stream.held)
-        if not stream.abandoned:
-            self._ledger.release_stream(inbound=stream.inbound)
