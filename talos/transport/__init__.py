@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from talos.transport.memory import Memory, MemoryConfig, MemoryNetwork
+    from talos.transport.pnet import NetworkKey, Private
     from talos.transport.resolve import Resolver, ResolverConfig
     from talos.transport.tcp import Tcp, TcpConfig
     from talos.transport.unix import Unix, UnixConfig
@@ -14,6 +15,8 @@ __all__ = [
     "Memory",
     "MemoryConfig",
     "MemoryNetwork",
+    "NetworkKey",
+    "Private",
     "Resolver",
     "ResolverConfig",
     "Tcp",
@@ -26,6 +29,8 @@ _MODULES = {
     "Memory": "memory",
     "MemoryConfig": "memory",
     "MemoryNetwork": "memory",
+    "NetworkKey": "pnet",
+    "Private": "pnet",
     "Resolver": "resolve",
     "ResolverConfig": "resolve",
     "Tcp": "tcp",
