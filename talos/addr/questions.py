@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import ip_address
 
 from multiaddr import Multiaddr
@@ -63,8 +64,13 @@ def split_peer(addr: Multiaddr) -> tuple[Multiaddr, PeerId | None]:
     parts = components(addr)
     if not parts or parts[-1].name != "p2p":
         return addr, None
-    peer = PeerId.from_bytes(parts[-1].value)
-    return Multiaddr(addr.to_bytes()[: -len(_peer_component(peer))]), peer
+    return _split_peer(addr.to_bytes(), parts[-1].value)
+
+
+@lru_cache(maxsize=4096)
+def _split_peer(data: bytes, raw_peer: bytes) -> tuple[Multiaddr, PeerId]:
+    peer = PeerId.from_bytes(raw_peer)
+    return Multiaddr(data[: -len(_peer_component(peer))]), peer
 
 
 def with_peer(addr: Multiaddr, peer: PeerId) -> Multiaddr:

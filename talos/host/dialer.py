@@ -69,14 +69,15 @@ class _Dial:
         self.over = trio.Event()
         self.waiters = 0
         self.connection: HostConnection | None = None
-        self.message = f"cannot dial {peer}" if peer is not None else "cannot dial"
+        self.reason = ""
         self.causes: dict[object, BaseException] = {}
         self.attempts: dict[Multiaddr, _Attempt] = {}
         self.moved = trio.Event()
 
     def error(self) -> DialError:
         """A new one for each who waited."""
-        return DialError(self.message, self.causes)
+        whom = "" if self.peer is None else f" {self.peer}"
+        return DialError(f"cannot dial{whom}{self.reason}", self.causes)
 
     async def join(self) -> HostConnection:
         """Waits for the end; when nobody waits any more, the dial is given up."""
@@ -204,7 +205,7 @@ class Dialer:
         except DialError:
             return  # the trace has told; those who wait get one of their own
         if dial.scope.cancelled_caught and dial.waiters:
-            dial.message += f": not done within {self._timeouts.dial:g} s"
+            dial.reason = f": not done within {self._timeouts.dial:g} s"
             for attempt in dial.attempts.values():
                 self._record(dial, attempt.addr, DialError("not done in time"))
 
@@ -233,7 +234,7 @@ class Dialer:
                     return tuple(found)
             except TalosError as error:
                 dial.causes[type(routing).__name__] = error
-        dial.message = f"no address of {peer} is known"
+        dial.reason = ": no address is known"
         return ()
 
     async def _resolve(self, dial: _Dial, addr: Multiaddr, usable: dict[Multiaddr, None]) -> None:
