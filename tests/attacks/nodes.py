@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ECHO = "/echo/1.0.0"
 HOLD = "/hold/1.0.0"
+SIP = "/sip/1.0.0"
 FAIL = "/fail/1.0.0"
 
 
@@ -85,6 +86,21 @@ async def echo_once(stream: trio.abc.Stream, data: bytes) -> None:
     await stream.send_all(data)
     if await receive_exactly(stream, len(data)) != data:
         raise ValueError("the echo came back changed")
+
+
+async def exchange(stream: trio.abc.HalfCloseableStream, data: bytes) -> bytes:
+    """Sends `data` and the end, and receives at the same time: all that came until the other side's end."""
+    received = bytearray()
+
+    async def send() -> None:
+        await stream.send_all(data)
+        await stream.send_eof()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        async for chunk in stream:
+            received += chunk
+    return bytes(received)
 
 
 async def open_echo(host: Host, addr: Multiaddr, *protocols: str) -> Stream:

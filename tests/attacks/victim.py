@@ -1,10 +1,10 @@
 """The node under attack: `python -m tests.attacks.victim SETTINGS` serves every service of this floor until stdin closes.
 
-SETTINGS is a JSON object, all of it optional: `listen` (addresses), `stack` (`tcp/noise/yamux`), `limits` (fields of
+SETTINGS is a JSON object, all of it optional: `listen` (addresses), `yamux` (fields of YamuxConfig), `stack` (`tcp/noise/yamux`), `limits` (fields of
 LimitsConfig; those of a scope, of `ip`, `dialing` and `manager` as objects), `timeouts` (fields of TimeoutsConfig), `log` (a level),
 `descriptors` (RLIMIT_NOFILE), `gate` and `observer` (`raise`), `late` (LateNoise beside the stack's security).
 
-Commands: `status`; `calm` (forgets the peak of memory and the worst loop delay); `release` (the protocol HOLD begins
+Commands: `status`; `peer` (what is stored of it); `visit` (echoes `size` bytes with a connected `peer`); `calm` (forgets the peak of memory and the worst loop delay); `release` (the protocol HOLD begins
 to read); `dial` with `addrs` and perhaps `peer`; `hoard` and `share` (takes all descriptors, gives them back).
 """
 
@@ -18,6 +18,7 @@ import resource
 import sys
 import time
 from collections import Counter
+from contextlib import asynccontextmanager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,19 +27,26 @@ import trio
 
 from interop.stack import node_config
 from talos.addr import parse
-from talos.agent import open_host
 from talos.errors import DialError, TalosError
 from talos.host.config import NodeConfig, TimeoutsConfig
 from talos.host.limits import IpLimits, LimitsConfig
+from talos.host.node import open_node
+from talos.identify import open_identify
 from talos.identity.peer_id import PeerId
+from talos.muxer.yamux import Yamux, YamuxConfig
+from talos.perf import open_perf
+from talos.ping import open_ping
 from tests.attacks.hostile import LateNoise
-from tests.attacks.nodes import ECHO, FAIL, HOLD, commands
+from tests.attacks.nodes import ECHO, FAIL, HOLD, SIP, commands, exchange
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from multiaddr import Multiaddr
 
     from talos.abc import Event, GateStep, Stream
     from talos.host.node import Node
+    from talos.identify import IdentifyService
 
 FORBIDDEN = "127.0.9.9"
 MAX_REMEMBERED_PEERS = 5000
@@ -58,6 +66,11 @@ class Handlers:
         """Reads nothing until told: a slow application."""
         await self.release.wait()
         async for _ in stream:
+            pass
+
+    async def sip(self, stream: Stream) -> None:
+        """Reads byte by byte."""
+        while await stream.receive_some(1):
             pass
 
     async def fail(self, stream: Stream) -> None:
@@ -121,8 +134,9 @@ class LoopDelay:
 class Victim:
     """The node and what is asked of it."""
 
-    def __init__(self, node: Node, observer: Observer) -> None:
+    def __init__(self, node: Node, identify: IdentifyService, observer: Observer) -> None:
         self.node = node
+        self.identify = identify
         self.handlers = Handlers()
         self.delay = LoopDelay()
         self.observer = observer
@@ -151,6 +165,10 @@ class Victim:
                     os.close(self.hoarded.pop())
             case "dial":
                 return await self.dial(command["addrs"], command.get("peer"))
+            case "peer":
+                return self.known(PeerId.parse(command["peer"]))
+            case "visit":
+                return await self.visit(PeerId.parse(command["peer"]), command["size"])
         return {} if self.hoarded else self.status()
 
     async def dial(self, addrs: list[str], peer: str | None) -> dict[str, Any]:
@@ -170,6 +188,21 @@ class Victim:
         seconds, cpu = trio.current_time() - started, time.process_time() - cpu
         return {**answer, "seconds": seconds, "cpu": cpu}
 
+    def known(self, peer: PeerId) -> dict[str, Any]:
+        store = self.node.peerstore
+        return {
+            "protocols": sorted(store.protocols(peer)),
+            "addrs": [str(addr) for addr in store.addrs(peer)],
+            "agent": store.agent_version(peer),
+            "seq": store.record_seq(peer),
+        }
+
+    async def visit(self, peer: PeerId, size: int) -> dict[str, Any]:
+        """How many bytes came back as they were sent, which was while others were received."""
+        data = bytes(number % 251 for number in range(size))
+        async with await self.node.open_stream(peer, ECHO) as stream:
+            return {"echoed": size if await exchange(stream, data) == data else 0}
+
     def status(self) -> dict[str, Any]:
         node = self.node
         memory = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -185,6 +218,7 @@ class Victim:
             "refused": dict(node.limits.refused),
             "failed": dict(node.limits.failed),
             "evicted": dict(node.limits.evicted),
+            "identify": {"ignored": self.identify.ignored, "failed": dict(self.identify.failed)},
             "connections": len(node.connections),
             "known": [str(peer) for peer in node.peerstore.peers()],
             "loop_delay": self.delay.worst,
@@ -216,9 +250,18 @@ def config_of(settings: dict[str, Any]) -> NodeConfig:
     if "stack" not in settings:
         return config
     stack = node_config(settings["stack"]).stack
+    if "yamux" in settings:
+        stack = replace(stack, muxers=(Yamux(YamuxConfig(**settings["yamux"])),))
     if settings.get("late"):
         stack = replace(stack, security=(*stack.security, LateNoise))
     return replace(config, stack=stack)
+
+
+@asynccontextmanager
+async def open_services(config: NodeConfig) -> AsyncIterator[tuple[Node, IdentifyService]]:
+    """As `talos.agent.open_host`, with what identify counts at hand."""
+    async with open_node(config) as node, open_identify(node) as identify, open_ping(node), open_perf(node):
+        yield node, identify
 
 
 async def main() -> None:
@@ -227,10 +270,11 @@ async def main() -> None:
     logging.basicConfig(level=level, stream=sys.stderr, format="%(name)s %(levelname)s %(message)s")
     if descriptors := settings.get("descriptors"):
         resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
-    async with open_host(config_of(settings), perf=True) as node, trio.open_nursery() as nursery:
-        victim = Victim(node, Observer(raising=settings.get("observer") == "raise"))
+    async with open_services(config_of(settings)) as (node, identify), trio.open_nursery() as nursery:
+        victim = Victim(node, identify, Observer(raising=settings.get("observer") == "raise"))
         node.handle(ECHO)(victim.handlers.echo)
         node.handle(HOLD)(victim.handlers.hold)
+        node.handle(SIP)(victim.handlers.sip)
         node.handle(FAIL)(victim.handlers.fail)
         nursery.start_soon(victim.delay.watch)
         with node.observe(victim.observer):
