@@ -218,6 +218,39 @@ async def test_half_open_connections_end_after_ten_seconds(autojump_clock: Any, 
         assert trio.current_time() - start == pytest.approx(10)
         await trio.testing.wait_all_tasks_blocked()
         assert not any(server.limits.snapshot().values())
+        assert server.limits.failed == {"handshake_timeout": 1}
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", "negotiation_error"),
+        (b"\x13/multistream/1.0.0\n\x07/noise\n" + 70_000 * b"\x00\x01x", "handshake_error"),
+    ],
+    ids=["another protocol", "no handshake"],
+)
+async def test_what_is_no_handshake_is_ended_counted_and_told_once(
+    autojump_clock: Any, caplog: pytest.LogCaptureFixture, sent: bytes, reason: str
+) -> None:
+    caplog.set_level("INFO", "talos")
+    transport = Memory()
+    async with node_on(transport) as server:
+        stream = await transport.dial(split_peer(server.addrs[0])[0])
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def send() -> None:
+                try:
+                    await stream.send_all(sent)
+                except trio.BrokenResourceError:
+                    pass  # it was closed before all was taken
+
+            assert await closed_unread_or_greeted(stream)
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.limits.failed == {reason: 1}
+        assert len(caplog.records) == 1
+        assert "came to nothing" in caplog.text
+        await visit(server)
 
 
 async def test_a_full_house_of_half_open_connections_lets_the_oldest_go(autojump_clock: Any) -> None:
