@@ -224,10 +224,10 @@ class YamuxMachine(StreamTable):
             self._hold(stream)
 
     def go_away(self, code: int = ConnectionCode.NONE) -> None:
-        """No new streams in either direction from now on; open ones go on."""
+        """No new streams in either direction from now on; open ones go on. The peer hears it behind what is queued."""
         if not self._left:
             self._left = True
-            self._put(GO_AWAY, 0, 0, code)
+            self._farewell = code
 
     def deadline_passed(self, now: float) -> list[Event]:
         """Sends the keep-alive when it is due; `PeerSilent` when an answer is overdue."""
@@ -450,5 +450,6 @@ class YamuxMachine(StreamTable):
         """Notes the fault, tells the peer, and is raised by the caller."""
         self._broken = True
         self._ready.clear()
-        self.go_away(code)
+        self._left = True
+        self._farewell = code
         return RemoteProtocolError(f"yamux: {message}")

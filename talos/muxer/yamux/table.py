@@ -49,6 +49,7 @@ class StreamTable:
         self._ready: OrderedDict[int, YamuxStream] = OrderedDict()
         self._queued = 0
         self._answered_id = 0
+        self._farewell: int | None = None  # go away, behind all data: go-libp2p closes as soon as it reads one
         # counters
         self.frames_in = 0
         self.frames_out = 0
@@ -59,7 +60,7 @@ class StreamTable:
     @property
     def wants_to_send(self) -> bool:
         """Whether `data_to_send` would give something."""
-        return bool(self._control or self._ready)
+        return bool(self._control or self._ready or self._farewell is not None)
 
     @property
     def rtt_seconds(self) -> float:
@@ -77,7 +78,8 @@ class StreamTable:
     def data_to_send(self, limit: int = TURN_BYTES) -> bytes:
         """The next bytes for the peer, b"" when there are none.
 
-        Frames without payload come first, all of them; then a data frame of each stream in turn, up to `limit`.
+        Frames without payload come first, all of them; then a data frame of each stream in turn, up to `limit`;
+        go away comes when nothing else waits.
         """
         parts: list[Piece | bytearray] = []
         size = len(self._control)
@@ -92,6 +94,10 @@ class StreamTable:
             size += self._put_stream(stream, parts, min(payload, MAX_FRAME_BYTES))
             if stream.queue.size:
                 ready[stream.id] = stream
+        if self._farewell is not None and not ready:
+            parts.append(HEADER.pack(GO_AWAY, 0, 0, self._farewell))
+            self.frames_out += 1
+            self._farewell = None
         return b"".join(parts)
 
     def _put_stream(self, stream: YamuxStream, parts: list[Piece | bytearray], limit: int) -> int:

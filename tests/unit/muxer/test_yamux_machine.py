@@ -707,6 +707,28 @@ def test_go_away_refuses_new_streams_both_ways_and_leaves_the_others() -> None:
     assert sent(machine) == [(WINDOW, RST, 3, 0x1007, b"")]
 
 
+def test_go_away_is_the_last_thing_said() -> None:
+    """A go-libp2p that reads it closes the connection, whatever comes behind."""
+    machine = with_stream()
+    machine.send(1, bytes(FULL))
+    machine.close(1)
+    machine.go_away()
+    assert [f[0] for f in parse(machine.data_to_send())] == [DATA] * 4
+    assert machine.wants_to_send
+    assert [f[:2] for f in sent(machine)] == [(DATA, 0), (WINDOW, FIN), (GO_AWAY, 0)]
+    assert not machine.wants_to_send
+
+
+def test_a_fault_behind_a_go_away_tells_its_reason() -> None:
+    machine = with_stream()
+    machine.go_away()
+    sent(machine)
+    refuses(machine, window(0))
+    machine = with_stream()
+    machine.go_away()
+    refuses(machine, window(0))
+
+
 def test_the_peers_go_away() -> None:
     machine = with_stream()
     assert machine.receive_data(frame(GO_AWAY, 0, 0, 2)) == [GoAwayReceived(2)]
