@@ -122,10 +122,10 @@ async def _send(
     patience: float = math.inf,
 ) -> None:
     """`size` bytes of a fixed pattern; each write renews the deadline of `stalled`."""
-    piece = memoryview(_PATTERN) if write_size <= CHUNK_BYTES else memoryview(bytes(write_size))
+    # `bytes`, the same each time: a stream need not copy what cannot change.
+    piece = _PATTERN[:write_size] if write_size <= CHUNK_BYTES else bytes(write_size)
     while size > 0:
         if stalled is not None:
             stalled.deadline = trio.current_time() + patience
-        length = min(size, write_size)
-        await stream.send_all(piece[:length])
-        size -= length
+        await stream.send_all(piece if size >= write_size else piece[:size])
+        size -= write_size
