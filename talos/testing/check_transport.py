@@ -76,7 +76,7 @@ async def _check_streams(transport: ByteTransport, addr: Multiaddr) -> None:
 
         async def clogged() -> Pair:
             ends = await pair()
-            for end in ends:
+            for end in (*ends, *ends):  # twice: filling one way can let the kernel make room the other way
                 await _clog(end)
             return ends
 

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["SocketListener", "SocketStream", "ip_and_port", "ip_component", "os_errors_as", "tcp_addr"]
 
+DEFAULT_RECEIVE_BYTES = 64 * 1024
+UNSENT_BYTES = 128 * 1024
+"""What the kernel takes before it calls a socket full: a small message then never queues behind megabytes."""
+_NOTSENT_LOWAT = socket.TCP_NOTSENT_LOWAT
 PASSING_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED})
 # accept(2): errors of the connection that was about to be accepted, which says nothing about the listener.
 _NEWCOMER_ERRNOS = frozenset(
@@ -53,49 +57,131 @@ def os_errors_as(kind: type[Exception], addr: Multiaddr) -> Iterator[None]:
 
 
 class SocketStream(trio.abc.HalfCloseableStream):
-    """A connected socket that knows its own address.
+    """A connected stream socket that knows its own address; the contract is that of `trio.SocketStream`.
 
-    Sending and receiving are trio's own methods, put on the instance: they cost no further call.
+    It talks to the socket itself, for half of what a small message costs above trio's stream is layers, and trio's
+    stream holds back bulk: it keeps what the kernel has unsent below 16 KiB (docs/decisions/0004).
     """
 
     def __init__(self, sock: trio.socket.SocketType, to_multiaddr: ToMultiaddr) -> None:
-        self._stream = trio.SocketStream(sock)
         self._to_multiaddr = to_multiaddr
-        vars(self).update(send_all=self._stream.send_all, receive_some=self._stream.receive_some)
-
-    @property
-    def socket(self) -> trio.socket.SocketType:
-        """The socket below."""
-        return self._stream.socket
+        self.socket = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        """The socket below, not blocking."""
+        self.socket.settimeout(0)
+        if sock.family is not socket.AF_UNIX:
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.socket.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT_BYTES)
+        self._sending = self._receiving = self._ended = False
 
     @property
     def local_addr(self) -> Multiaddr:
         """This end of the connection; OSError when it is closed."""
-        return self._to_multiaddr(self._stream.socket.getsockname())
+        return self._to_multiaddr(self.socket.getsockname())
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """As `trio.SocketStream`."""
-        await self._stream.send_all(data)
+        self._enter_sending()
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            with memoryview(data) as view:
+                sent = self._try_send(view)
+                if sent == len(view):
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                while sent < len(view):
+                    await trio.lowlevel.wait_writable(self.socket)
+                    sent += self._try_send(view[sent:])
+        finally:
+            self._sending = False
 
     async def wait_send_all_might_not_block(self) -> None:
         """As `trio.SocketStream`."""
-        await self._stream.wait_send_all_might_not_block()
+        self._enter_sending()
+        try:
+            await trio.lowlevel.wait_writable(self.socket)
+        finally:
+            self._sending = False
 
     async def send_eof(self) -> None:
         """As `trio.SocketStream`."""
-        await self._stream.send_eof()
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        await trio.lowlevel.checkpoint()
+        if not self._ended:
+            with _stream_errors():
+                self.socket.shutdown(socket.SHUT_WR)
+            self._ended = True
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """As `trio.SocketStream`."""
-        return await self._stream.receive_some(max_bytes)
+        """As `trio.SocketStream`; without `max_bytes` at most 64 KiB."""
+        if max_bytes is None:
+            max_bytes = DEFAULT_RECEIVE_BYTES
+        elif max_bytes < 1:
+            raise ValueError("max_bytes must be at least 1")
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving from this stream")
+        self._receiving = True
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            data = self._try_receive(max_bytes)
+            if data is not None:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return data
+            while data is None:
+                await trio.lowlevel.wait_readable(self.socket)
+                data = self._try_receive(max_bytes)
+            return data
+        finally:
+            self._receiving = False
 
     def close(self) -> None:
         """Closes at once, without a checkpoint."""
-        self._stream.socket.close()
+        if self.socket.fileno() != -1:
+            trio.lowlevel.notify_closing(self.socket)
+            self.socket.close()
 
     async def aclose(self) -> None:
         """As `trio.SocketStream`."""
-        await self._stream.aclose()
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def _enter_sending(self) -> None:
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        if self._ended or self.socket.fileno() == -1:
+            raise trio.ClosedResourceError("this stream was closed for sending")
+        self._sending = True
+
+    def _try_send(self, data: memoryview) -> int:
+        """How many bytes the kernel took; none when it would block."""
+        try:
+            return self.socket.send(data) if data else 0
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise _as_stream_error(error) from error
+
+    def _try_receive(self, max_bytes: int) -> bytes | None:
+        """What has come; None when nothing has."""
+        try:
+            return self.socket.recv(max_bytes)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise _as_stream_error(error) from error
+
+
+def _as_stream_error(error: OSError) -> trio.BrokenResourceError | trio.ClosedResourceError:
+    if error.errno == errno.EBADF:
+        return trio.ClosedResourceError("this stream was closed")
+    return trio.BrokenResourceError(f"the connection broke: {os.strerror(error.errno or 0).lower()}")
+
+
+@contextmanager
+def _stream_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _as_stream_error(error) from error
 
 
 class SocketListener:
