@@ -12,7 +12,7 @@ import trio
 from talos.abc import ServiceFault
 from talos.addr import ip_of, parse
 from talos.errors import LimitExceeded, ListenError, RefusedByGate, TalosError
-from talos.host.contain import Owner, contain
+from talos.host.contain import Owner, contain, contain_sync
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -134,13 +134,19 @@ class ListenerTask:
     def _admit(self, inbound: Inbound) -> None:
         """Counts and gates before a byte is read; who is refused is closed unread."""
         life = trio.CancelScope()
+        scope = contain_sync(Owner("limits", self._bus.emit), self._budget, inbound, life)
+        if scope is None:
+            inbound.refuse()
+        else:
+            self._nursery.start_soon(self._serve, inbound, scope, life)
+
+    def _budget(self, inbound: Inbound, life: trio.CancelScope) -> ConnectionScope | None:
+        """None for who is refused; whatever else the limits raise refuses as well, and is a fault."""
         try:
-            scope = self._limits.inbound(inbound.remote_addr, life.cancel)
+            return self._limits.inbound(inbound.remote_addr, life.cancel)
         except (LimitExceeded, RefusedByGate) as error:
             _log.info("inbound connection from %s refused: %s", inbound.remote_addr, error)
-            inbound.refuse()
-            return
-        self._nursery.start_soon(self._serve, inbound, scope, life)
+            return None
 
     async def _serve(self, inbound: Inbound, scope: ConnectionScope, life: trio.CancelScope) -> None:
         owner = Owner("connection", self._bus.emit)

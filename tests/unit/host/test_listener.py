@@ -204,6 +204,24 @@ async def test_the_gate_is_asked_before_a_byte_is_read(autojump_clock: Any) -> N
         assert not any(server.limits.snapshot().values())
 
 
+async def test_limits_that_raise_refuse_and_the_listener_goes_on(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = Memory()
+    async with node_on(transport) as server, server.events() as events:
+
+        def broken(*_: object) -> None:
+            raise RuntimeError("a bug")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(server.limits, "inbound", broken)
+            assert await closed_unread(await transport.dial(split_peer(server.addrs[0])[0]))
+        fault = await events.receive()
+        assert isinstance(fault, ServiceFault)
+        assert fault.owner == "limits"
+        await visit(server)
+
+
 @pytest.mark.parametrize("sent", [b"", b"\x13/multistream/1.0.0\n\x07/noise\n"], ids=["silent", "half way"])
 async def test_half_open_connections_end_after_ten_seconds(autojump_clock: Any, sent: bytes) -> None:
     transport = Memory()
