@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["answer", "negotiate_inbound", "negotiate_outbound", "select"]
 
 _DEFAULT = MultistreamConfig()
+READ_BYTES = 2048
+"""One read. What comes behind the agreement in it is held here, where no budget counts it and no window waits for it:
+so it is little, and the rest stays in the stream until the application takes it."""
 
 
 async def select(
@@ -55,7 +58,7 @@ async def answer(
 
 async def _run(stream: trio.abc.Stream, machine: Dialer | Listener) -> Agreed | None:
     while True:
-        data = await stream.receive_some()
+        data = await stream.receive_some(READ_BYTES)
         if not data:
             raise NegotiationError("the peer ended the stream during negotiation") from EOFError("stream ended")
         try:

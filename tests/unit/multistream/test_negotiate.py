@@ -115,6 +115,13 @@ class TestRawStreams:
         await theirs.send_all(HEADER + message("/noise") + b"hello")
         assert await select(ours, ["/noise"]) == ("/noise", b"hello")
 
+    async def test_little_is_taken_beyond_the_agreement(self) -> None:
+        """Only what stays in the stream is counted, and waits for the application."""
+        ours, theirs = memory_stream_pair()
+        await ours.send_all(HEADER + message("/noise") + bytes(100_000))
+        _, leftover = await answer(theirs, {"/noise"})
+        assert len(leftover) <= 2048
+
     async def test_nothing_in_common(self) -> None:
         ours, theirs = memory_stream_pair()
         await theirs.send_all(HEADER + message("na") + message("na"))
