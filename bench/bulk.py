@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 __all__ = ["SCENARIOS"]
 
 MIB = 1 << 20
-SIZES = {"js": 256 * MIB, "py": 64 * MIB}
-"""About a second for each; the rest moves half a GiB."""
-SMALL_SIZES = {"js": 32 * MIB, "py": 2 * MIB}
+SIZES = {"js": 128 * MIB, "py": 48 * MIB}
+"""About half a second for each; the rest moves 384 MiB."""
+SMALL_SIZES = {"js": 16 * MIB, "py": 2 * MIB}
 
 
 class Bulk:
@@ -38,7 +38,7 @@ class Bulk:
         ]
 
     async def measure(self, side: Side) -> Mapping[str, Reading]:
-        size = SIZES.get(side.name, 512 * MIB)
+        size = SIZES.get(side.name, 384 * MIB)
         up = await side.operate(self._stack, "bulk", bytes=size, write=64 * 1024)
         down = await side.operate(self._stack, "perf", up=0, down=size)
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Operated", "Side"]
 
 DEADLINE_SECONDS = 120.0
-FRESH = frozenset({"py"})
-"""After about 250 inbound connections py takes no more, so each measurement gets a new listener."""
+MAX_USES = {"py": 20}
+"""After about 250 inbound connections py takes no more, so its listener is replaced in time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,7 @@ class Side:
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
         self._listeners: dict[str, ListenerProcess] = {}
+        self._uses = 0
         self._stack = AsyncExitStack()
 
     @property
@@ -46,8 +48,9 @@ class Side:
 
     async def listening(self, stack: str) -> ListenerProcess:
         """The listener for `stack`, started when there is none."""
-        if self.name in FRESH:
+        if self._uses >= MAX_USES.get(self.name, math.inf):
             await self.aclose()
+        self._uses += 1
         if stack not in self._listeners:
             self._listeners[stack] = await self._stack.enter_async_context(listener(self.adapter, stack))
         return self._listeners[stack]
@@ -66,6 +69,7 @@ class Side:
     async def aclose(self) -> None:
         """Ends the listeners; the next use starts new ones."""
         self._listeners.clear()
+        self._uses = 0
         await self._stack.aclose()
 
     async def __aenter__(self) -> Side:
