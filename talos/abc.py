@@ -34,12 +34,17 @@ if TYPE_CHECKING:
 __all__ = [
     "AddressConfirmed",
     "AddressesChanged",
+    "AuditEntry",
+    "AuditLog",
+    "AuditReceipt",
     "Budget",
     "ByteListener",
     "ByteTransport",
     "Connection",
     "ConnectionStats",
+    "Direction",
     "Dropped",
+    "EntryKind",
     "Event",
     "Gate",
     "GateStep",
@@ -63,6 +68,7 @@ __all__ = [
     "SecureChannel",
     "SecurityTransport",
     "ServiceFault",
+    "SignedReceipt",
     "Stream",
     "StreamReset",
     "Transport",
@@ -467,6 +473,92 @@ class Dropped(Event):
     """The subscriber was too slow: `count` events before this one are lost to it."""
 
     count: int
+
+
+# ----------------------------------------------------------------------------------- audit
+
+
+class EntryKind(enum.IntEnum):
+    """What an entry of the audit log records; the numbers are those of its bytes."""
+
+    SENT = 0x01
+    RECEIVED = 0x02
+    RECEIPT_GOT = 0x03
+    FILE = 0x04
+    MCP_CALL = 0x05
+    MCP_RESULT = 0x06
+
+
+class Direction(enum.IntEnum):
+    """Whose act it was."""
+
+    OUT = 1
+    """This node sent the message, file or line; also the tunnel's own events."""
+    IN = 2
+    """This node received it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedReceipt:
+    """A promise to log, as its bytes travelled."""
+
+    body: bytes
+    sig: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEntry:
+    """What a protocol hands to the log: facts in the clear, of which the log makes commitments and hashes."""
+
+    kind: EntryKind
+    msg_id: bytes
+    """16 bytes, unique in the log together with kind, direction and counterparty."""
+    direction: Direction
+    counterparty: bytes
+    """The other side's peer id bytes, or the topic of a broadcast."""
+    time_ms: int
+    """Unix milliseconds: the caller's, kept as they are."""
+    sender: bytes = b""
+    recipient: bytes = b""
+    type: int = 0
+    size: int = 0
+    sent_ms: int = 0
+    detail: bytes = b""
+    sealed: bytes = b""
+    """The blob itself, where it is to be kept."""
+    sealed_hash: bytes = b""
+    """Its hash; alone where the blob is not kept."""
+    signature: bytes = b""
+    session_commit: bytes = b""
+    file_root: bytes = b""
+    receipt: SignedReceipt | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReceipt:
+    """An entry is durable."""
+
+    leaf: bytes
+    """The 32-byte hash of the entry in the log's tree."""
+    duplicate: bool
+    """The same entry was there already."""
+    promise: SignedReceipt | None
+    """Of a RECEIVED entry: goes into the acknowledgement."""
+
+
+class AuditLog(Protocol):
+    """Records what happened, so that it cannot be denied or quietly rewritten."""
+
+    async def record(self, entry: AuditEntry) -> AuditReceipt:
+        """Returns when the entry is durable. AuditError when it cannot be: then nothing may happen unrecorded."""
+
+    async def record_many(self, entries: Sequence[AuditEntry]) -> Sequence[AuditReceipt]:
+        """As `record`, in one commit: all of them or none."""
+
+    def check_receipt(
+        self, receipt: SignedReceipt, *, msg_id: bytes, sealed_hash: bytes, sender: PeerId, receiver: PeerId
+    ) -> None:
+        """ProofInvalid when the receipt does not promise exactly this."""
 
 
 # ----------------------------------------------------------------------------------- host

@@ -15,6 +15,9 @@
     ├─ RoutingError
     │  ├─ PeerNotFound
     │  └─ RecordRejected
+    ├─ ChainError                   the record of what happened
+    │  ├─ AuditError                it cannot be written: nothing may happen unrecorded
+    │  └─ ProofInvalid              it is not what it claims to be
     └─ ConfigError
        ├─ WalletError
        └─ NotSupported              designed, not built
@@ -32,7 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "AuditError",
     "BadSignature",
+    "ChainError",
     "ConfigError",
     "ConnectionCode",
     "DialError",
@@ -45,6 +50,7 @@ __all__ = [
     "NotSupported",
     "PeerIdMismatch",
     "PeerNotFound",
+    "ProofInvalid",
     "ProtocolError",
     "RecordRejected",
     "RefusedByGate",
@@ -143,6 +149,18 @@ class PeerNotFound(RoutingError):
 
 class RecordRejected(RoutingError):
     """A record is not valid under its namespace."""
+
+
+class ChainError(TalosError):
+    """The record of what happened; raised as one of its children."""
+
+
+class AuditError(ChainError):
+    """An entry cannot be made durable: the log is full, failed, locked or closed."""
+
+
+class ProofInvalid(ChainError):
+    """A receipt, proof or log is not what it claims to be; the message names the first fault."""
 
 
 class ConfigError(TalosError):
