@@ -16,7 +16,7 @@ from talos.host.node import open_node
 from talos.transport.tcp import Tcp
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
     from multiaddr import Multiaddr
 
@@ -109,7 +109,7 @@ async def open_echo(host: Host, addr: Multiaddr, *protocols: str) -> Stream:
     return await host.open_stream(connection, *(protocols or (ECHO,)))
 
 
-async def commands() -> AsyncIterator[dict[str, Any]]:
+async def commands() -> AsyncGenerator[dict[str, Any], None]:
     """The commands that come in on standard input, until it closes."""
     text = b""
     async with trio.lowlevel.FdStream(0) as stdin:

@@ -2,10 +2,12 @@
 
 SETTINGS is a JSON object, all of it optional: `listen` (addresses), `yamux` (fields of YamuxConfig), `stack` (`tcp/noise/yamux`), `limits` (fields of
 LimitsConfig; those of a scope, of `ip`, `dialing` and `manager` as objects), `timeouts` (fields of TimeoutsConfig), `log` (a level),
-`descriptors` (RLIMIT_NOFILE), `gate` and `observer` (`raise`), `late` (LateNoise beside the stack's security).
+`descriptors` (RLIMIT_NOFILE), `gate` and `observer` (`raise`), `late` (LateNoise beside the stack's security),
+`limit` (`raise`), `resolver` (`hang`), `scaled` (limits for so many bytes of memory).
 
 Commands: `status`; `peer` (what is stored of it); `visit` (echoes `size` bytes with a connected `peer`); `calm` (forgets the peak of memory and the worst loop delay); `release` (the protocol HOLD begins
-to read); `dial` with `addrs` and perhaps `peer`; `hoard` and `share` (takes all descriptors, gives them back).
+to read); `dial` with `addrs` and perhaps `peer`; `dial each` of `addrs`; `hoard` and `share` (takes all
+descriptors, gives them back); `shift` (the wall clock, by `seconds`).
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ import json
 import logging
 import os
 import resource
+import socket
 import sys
+import threading
 import time
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +32,9 @@ import trio
 from interop.stack import node_config
 from talos.addr import parse
 from talos.errors import DialError, TalosError
+from talos.host.block import background
 from talos.host.config import NodeConfig, TimeoutsConfig
-from talos.host.limits import IpLimits, LimitsConfig
+from talos.host.limits import LimitsConfig
 from talos.host.node import open_node
 from talos.identify import open_identify
 from talos.identity.peer_id import PeerId
@@ -49,6 +54,7 @@ if TYPE_CHECKING:
     from talos.identify import IdentifyService
 
 FORBIDDEN = "127.0.9.9"
+BROKEN = "127.0.8.8"
 MAX_REMEMBERED_PEERS = 5000
 
 
@@ -163,6 +169,10 @@ class Victim:
             case "share":
                 while self.hoarded:
                     os.close(self.hoarded.pop())
+            case "shift":
+                shift_clock(command["seconds"])
+            case "dial each":
+                return await self.dial_each(command["addrs"])
             case "dial":
                 return await self.dial(command["addrs"], command.get("peer"))
             case "peer":
@@ -187,6 +197,26 @@ class Victim:
                 answer["causes"] = {str(addr): [type(why).__name__, str(why)] for addr, why in error.causes.items()}
         seconds, cpu = trio.current_time() - started, time.process_time() - cpu
         return {**answer, "seconds": seconds, "cpu": cpu}
+
+    async def dial_each(self, addrs: list[str]) -> dict[str, Any]:
+        """Dials all at once: the errors, and the most threads that there were meanwhile."""
+        answers: list[dict[str, Any]] = []
+        most = 0
+
+        async def dial(addr: str) -> None:
+            answers.append(await self.dial([addr], None))
+
+        async def count_threads() -> None:
+            nonlocal most
+            while len(answers) < len(addrs):
+                most = max(most, threading.active_count())
+                await trio.sleep(0.01)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count_threads)
+            for addr in addrs:
+                nursery.start_soon(dial, addr)
+        return {"errors": Counter(answer.get("error") for answer in answers), "threads": most}
 
     def known(self, peer: PeerId) -> dict[str, Any]:
         store = self.node.peerstore
@@ -227,6 +257,36 @@ class Victim:
         }
 
 
+def shift_clock(seconds: float) -> None:
+    """Sets the wall clock, as far as this process is concerned."""
+    wall = time.time
+    time.time = lambda: wall() + seconds
+
+
+def hang_resolver() -> None:
+    """Makes the name server silent for names in .invalid, as one that drops every question."""
+    honest = socket.getaddrinfo
+
+    def look_up(host: str, *args: Any, **kwargs: Any) -> Any:
+        if str(host).endswith(".invalid"):
+            threading.Event().wait(60)
+        return honest(host, *args, **kwargs)
+
+    socket.getaddrinfo = look_up  # type: ignore[assignment]
+
+
+def break_limits(node: Node) -> None:
+    """A bug in the resource manager: asked about BROKEN, it raises."""
+    honest = node.limits.inbound
+
+    def inbound(addr: Multiaddr, *args: Any, **kwargs: Any) -> Any:
+        if BROKEN in str(addr):
+            raise RuntimeError("a bug of the limits")
+        return honest(addr, *args, **kwargs)
+
+    node.limits.inbound = inbound  # type: ignore[assignment,method-assign]
+
+
 def with_settings(config: Any, settings: dict[str, Any]) -> Any:
     """`config` with fields replaced, also those of the dataclasses in it."""
     present = {field.name: getattr(config, field.name) for field in fields(config)}
@@ -240,7 +300,10 @@ def with_settings(config: Any, settings: dict[str, Any]) -> Any:
 
 
 def config_of(settings: dict[str, Any]) -> NodeConfig:
-    limits = LimitsConfig(ip=IpLimits(exempt_loopback=False))
+    limits = LimitsConfig()
+    if memory := settings.get("scaled"):
+        limits = LimitsConfig.scaled(memory, 1024)
+    limits = replace(limits, ip=replace(limits.ip, exempt_loopback=False))
     config = NodeConfig(
         listen=tuple(map(parse, settings.get("listen", ["/ip4/127.0.0.1/tcp/0"]))),
         limits=with_settings(limits, settings.get("limits", {})),
@@ -270,8 +333,16 @@ async def main() -> None:
     logging.basicConfig(level=level, stream=sys.stderr, format="%(name)s %(levelname)s %(message)s")
     if descriptors := settings.get("descriptors"):
         resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
-    async with open_services(config_of(settings)) as (node, identify), trio.open_nursery() as nursery:
+    if settings.get("resolver") == "hang":
+        hang_resolver()
+    async with (
+        aclosing(commands()) as asked,
+        open_services(config_of(settings)) as (node, identify),
+        background() as nursery,
+    ):
         victim = Victim(node, identify, Observer(raising=settings.get("observer") == "raise"))
+        if settings.get("limit") == "raise":
+            break_limits(node)
         node.handle(ECHO)(victim.handlers.echo)
         node.handle(HOLD)(victim.handlers.hold)
         node.handle(SIP)(victim.handlers.sip)
@@ -279,10 +350,12 @@ async def main() -> None:
         nursery.start_soon(victim.delay.watch)
         with node.observe(victim.observer):
             print(json.dumps({"addrs": [str(addr) for addr in node.addrs]}), flush=True)
-            async for command in commands():
+            async for command in asked:
                 print(json.dumps(await victim.answer(command)), flush=True)
-        nursery.cancel_scope.cancel()
 
 
 if __name__ == "__main__":
-    trio.run(main)
+    try:
+        trio.run(main)
+    except KeyboardInterrupt:
+        sys.exit(130)
