@@ -33,6 +33,13 @@ async def test_transport_of_the_older_generation(stack: str) -> None:
     assert result["handshakePlusOneRTTMillis"] > result["pingRTTMilllis"] > 0
 
 
+@pytest.mark.parametrize(("legacy", "variable"), [(False, "LISTENER_IP"), (True, "ip")])
+async def test_a_wildcard_to_listen_on_is_never_published(legacy: bool, variable: str) -> None:
+    run = await run_pair("transport", STACKS[0], legacy=legacy, more={variable: "0.0.0.0"})
+    assert run.code == 0, run.stderr
+    assert run.stdout
+
+
 async def test_perf() -> None:
     few = {
         "UPLOAD_BYTES": "1048576",
