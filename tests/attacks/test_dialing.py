@@ -35,12 +35,15 @@ class Dead:
     open: int = 0
     most: int = 0
     seen: set[str] = field(default_factory=set)
+    busy: trio.Event = field(default_factory=trio.Event)
 
     async def serve(self, stream: trio.SocketStream) -> None:
         self.open += 1
         self.most = max(self.most, self.open)
+        self.busy.set()
         self.seen.add(stream.socket.getsockname()[0])
-        await read_to_end(stream)
+        async with stream:
+            await read_to_end(stream)
         self.open -= 1
 
     def addrs(self, count: int) -> list[Multiaddr]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
+import subprocess
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,13 +26,19 @@ from talos.identity.keys import PrivateKey
 from talos.ping import ping
 from talos.security.tls import Tls
 from tests.attacks.harness import MIB, Victim, attacked, back_to_normal, check_stderr, victim
+from tests.attacks.hostile import LOOPBACK, stacked
 from tests.attacks.nodes import ECHO, FAIL, HOLD, attacker_node, echo_once, ignoring_the_end, open_echo, read_to_end
+from tests.attacks.process import ROOT
+from tests.attacks.test_admission import open_idle, proposals
+from tests.attacks.test_dialing import NOBODY, dead_addresses
 from tests.attacks.test_handshake import HEADER
+from tests.attacks.test_identity_proof import BAD_NOISE
+from tests.attacks.test_identity_proof import visit as visit_as
 from tests.attacks.test_tampering import dialer
 from tests.attacks.victim import BROKEN, FORBIDDEN
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 EXEMPT = {"ip": {"exempt_loopback": True}}
 AT_ONCE = 8
@@ -177,7 +186,18 @@ async def unread(node: Victim) -> AsyncIterator[None]:
         yield
 
 
-PHASES = [idle, connected, shaking_hands, unread]
+@asynccontextmanager
+async def dialling(node: Victim) -> AsyncIterator[None]:
+    """Addresses that take connections and say nothing."""
+    async with dead_addresses() as dead:
+        assert node.child.process.stdin is not None
+        command = {"command": "dial", "addrs": [str(addr) for addr in dead.addrs(20)], "peer": str(NOBODY)}
+        await node.child.process.stdin.send_all(json.dumps(command).encode() + b"\n")
+        await dead.busy.wait()
+        yield
+
+
+PHASES = [idle, connected, shaking_hands, unread, dialling]
 CODES = {signal.SIGINT: (130, -signal.SIGINT), signal.SIGTERM: (143, -signal.SIGTERM)}
 
 
@@ -195,6 +215,30 @@ async def test_nd05_signals_end_the_program_quietly(number: signal.Signals) -> N
                     await process.wait()
                 assert process.returncode in CODES[number], phase
             assert len(node.child.stderr_lines) <= 1, (phase, node.child.stderr_lines)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+async def test_nd05_signals_end_our_programs_quietly(number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "interop.peer", "listen", "--listen", str(LOOPBACK)]
+    pipe = subprocess.PIPE
+    process = await trio.lowlevel.open_process(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=ROOT)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdin is not None
+    async with process.stdin, process.stdout, process.stderr:
+        with trio.fail_after(10):
+            text = b""
+            while not text.endswith(b"ready\n"):
+                text += await process.stdout.receive_some()
+        async with attacker_node() as host:
+            stream = await open_echo(host, parse(text.split()[0].decode()))
+            await echo_once(stream, b"hello")
+            with trio.fail_after(5):
+                process.send_signal(number)
+                await process.wait()
+        assert process.returncode in CODES[number]
+        told = await read_to_end(process.stderr)
+        assert not [line for line in told.splitlines() if not line.startswith(b"identified ")], told
 
 
 async def vanish(node: Victim) -> None:
@@ -303,3 +347,73 @@ async def test_nd10_eight_sybils_take_all_they_can() -> None:
         assert status["refused"].keys() >= {"system: connections in", "system: streams in", "system: memory"}
         async with attacker_node() as host, await open_echo(host, node.addr) as stream:
             await echo_once(stream, b"there is room for me")
+
+
+CGROUP_BYTES = 256 * MIB
+CGROUPS = [
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.events"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.oom_control"),
+]
+"""Version 2, version 1: where groups are made, what bounds one, and what counts kills in it."""
+
+
+@contextlib.contextmanager
+def memory_cgroup() -> Iterator[tuple[Path, Path, Path]]:
+    """A control group's processes, bound and events; skips loudly where none can be made."""
+    for root, bound, events in CGROUPS:
+        group = root / f"talos-attack-{os.getpid()}"
+        with contextlib.suppress(OSError):
+            group.mkdir()
+            try:
+                if (group / bound).exists():
+                    yield group / "cgroup.procs", group / bound, group / events
+                    return
+            finally:
+                group.rmdir()
+    pytest.skip("ND09 DID NOT RUN: no memory cgroup can be made here, which takes root")
+
+
+@pytest.mark.long
+async def test_nd09_everything_at_once_in_little_memory() -> None:
+    """The control group bounds the node alone; what it is attacked with comes from outside."""
+    limits = {"ip": {"exempt_loopback": True, "half_open": 64}}
+    with memory_cgroup() as (processes, bound, events):
+        async with attacked(limits=limits, scaled=CGROUP_BYTES // 2, memory=CGROUP_BYTES, lines=100) as node:
+            # What a process held before it was moved is not charged to the group.
+            bound.write_text(str(CGROUP_BYTES - (await node.status())["rss"]))
+            processes.write_text(str(node.child.pid))
+            with trio.move_on_after(60):
+                async with trio.open_nursery() as nursery:
+                    for number in range(1, 9):
+                        nursery.start_soon(nursery.start, take_all, node, number)
+                    for attack in (polite_visit, early_leaver, vanish, flood, crowd, impostor):
+                        nursery.start_soon(keep_on, attack, node)
+            counts = dict(line.split() for line in events.read_text().splitlines())
+            assert counts["oom_kill"] == "0"
+        assert node.child.process.returncode == 0
+
+
+async def keep_on(attack: Callable[[Victim], Awaitable[object]], node: Victim) -> None:
+    """Again and again, whatever comes of it."""
+    while True:
+        with contextlib.suppress(TalosError, trio.BrokenResourceError, trio.ClosedResourceError, EOFError):
+            await attack(node)
+
+
+async def flood(node: Victim) -> None:
+    """Plausible bytes before authentication."""
+    async with node.raw("127.0.3.1") as stream:
+        await ignoring_the_end(stream.send_all, proposals())
+        await read_to_end(stream)
+
+
+async def crowd(node: Victim) -> None:
+    """Idle sockets."""
+    async with AsyncExitStack() as sockets:
+        await open_idle(node, sockets, 200, "127.0.3.2")
+        await trio.sleep(1)
+
+
+async def impostor(node: Victim) -> None:
+    """Proves nothing."""
+    await visit_as(node, stacked(BAD_NOISE["bad signature"][1]))
