@@ -16,6 +16,7 @@ from bench.side import Side
 from interop.adapters import ROOT, prepare
 from interop.process import PeerFailed
 from talos.errors import ConfigError
+from talos.program import run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,7 +115,7 @@ if __name__ == "__main__":
         print(listing())
         sys.exit(0)
     try:
-        sys.exit(trio.run(main, chosen_options))
+        sys.exit(run(main, chosen_options))
     except ConfigError as error:
         sys.exit(f"bench: error: {error}")
     except KeyboardInterrupt:

@@ -1,8 +1,6 @@
 """Two nodes and an echo. Run it: it prints what came back."""
 
-import trio
-
-from talos import Stream, open_host, presets
+from talos import Stream, open_host, presets, run
 
 ECHO = "/talos/echo/1.0.0"
 
@@ -24,4 +22,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main)
+    run(main)

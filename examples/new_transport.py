@@ -22,6 +22,7 @@ from talos.errors import DialError, ListenError
 from talos.host import presets
 from talos.host.config import Stack
 from talos.host.node import open_node
+from talos.program import run
 from talos.testing.check_transport import check_byte_transport
 
 if TYPE_CHECKING:
@@ -100,4 +101,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main)
+    run(main)

@@ -12,6 +12,7 @@ import trio
 from talos.abc import Role
 from talos.identity.keys import PrivateKey
 from talos.identity.peer_id import PeerId
+from talos.program import run
 from talos.security.noise import Noise
 
 
@@ -44,4 +45,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main)
+    run(main)

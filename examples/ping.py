@@ -9,12 +9,11 @@ from __future__ import annotations
 import sys
 from contextlib import AsyncExitStack
 
-import trio
-
 from talos.addr import parse, split_peer
 from talos.host import presets
 from talos.host.node import open_node
 from talos.ping import open_ping, pinging
+from talos.program import run
 
 COUNT = 5
 
@@ -35,4 +34,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main)
+    run(main)

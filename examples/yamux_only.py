@@ -12,6 +12,7 @@ import trio.testing
 
 from talos.abc import Role
 from talos.muxer.yamux import Yamux
+from talos.program import run
 
 
 async def answer(stream: trio.abc.HalfCloseableStream) -> None:
@@ -43,4 +44,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main)
+    run(main)

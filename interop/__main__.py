@@ -13,6 +13,7 @@ from interop.adapters import ROOT, prepare
 from interop.cells import run_cells
 from interop.matrix import PEERS, load
 from talos.errors import ConfigError
+from talos.program import run
 
 DOCS_FILE = ROOT / "docs" / "interop.md"
 
@@ -55,7 +56,7 @@ async def main(options: argparse.Namespace) -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(trio.run(main, arguments(sys.argv[1:])))
+        sys.exit(run(main, arguments(sys.argv[1:])))
     except ConfigError as error:
         sys.exit(f"interop: error: {error}")
     except KeyboardInterrupt:

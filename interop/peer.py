@@ -24,6 +24,7 @@ from talos.abc import PeerIdentified
 from talos.addr import parse
 from talos.errors import ConfigError, TalosError
 from talos.identity.peer_id import PeerId
+from talos.program import run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -135,7 +136,7 @@ def main() -> int:
     options = arguments(sys.argv[1:])
     code = 0
     try:
-        trio.run(COMMANDS[options.command], options)
+        run(COMMANDS[options.command], options)
     except* KeyboardInterrupt:
         code = 130
     except* (TalosError, trio.BrokenResourceError, EOFError) as errors:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from talos.host.routes import Routes
     from talos.identity.keys import PrivateKey, PublicKey
     from talos.identity.peer_id import PeerId
+    from talos.program import run
     from talos.wire.message_stream import MessageStream
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "open_node",
     "parse",
     "presets",
+    "run",
 ]
 
 __version__ = "0.1.0.dev0"
@@ -82,6 +84,7 @@ _HOMES = {
     "open_host": "talos.agent",
     "open_node": "talos.host.node",
     "parse": "talos.addr",
+    "run": "talos.program",
     "presets": "talos.host.presets",
 }
 

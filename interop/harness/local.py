@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from interop.harness.resp_server import open_resp_server
+from talos.program import run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -113,4 +114,4 @@ if __name__ == "__main__":
     parser.add_argument("image", choices=("transport", "perf"))
     parser.add_argument("--stack", default="tcp/noise/yamux")
     parser.add_argument("--legacy", action="store_true", help="as test-plans does (transport only)")
-    sys.exit(trio.run(main, parser.parse_args()))
+    sys.exit(run(main, parser.parse_args()))
