@@ -22,7 +22,20 @@ if TYPE_CHECKING:
 
     from tests.attacks.harness import Victim
 
-__all__ = ["DATA", "FIN", "GO_AWAY", "PING", "RST", "SYN", "WINDOW", "RawYamux", "frame", "hello", "raw_yamux"]
+__all__ = [
+    "DATA",
+    "FIN",
+    "GO_AWAY",
+    "PING",
+    "RST",
+    "SYN",
+    "WINDOW",
+    "RawYamux",
+    "frame",
+    "hello",
+    "raw_yamux",
+    "yamux_over",
+]
 
 DATA, WINDOW, PING, GO_AWAY = (int(kind) for kind in Kind)
 SYN, ACK, FIN, RST = (int(flag) for flag in (Flag.SYN, Flag.ACK, Flag.FIN, Flag.RST))
@@ -60,6 +73,7 @@ class RawYamux:
         self.closed = False
         self._answers_pings = answers_pings
         self._next_id = 1
+        self._turn = trio.Lock()
         self._news = trio.Event()
 
     async def read(self) -> None:
@@ -104,7 +118,7 @@ class RawYamux:
     async def _answer(self) -> None:
         if self._answers_pings:
             while self.asked:
-                await self.channel.send_all(frame(PING, ACK, 0, self.asked.pop(0)))
+                await self.send(frame(PING, ACK, 0, self.asked.pop(0)))
 
     def _tell(self) -> None:
         news, self._news = self._news, trio.Event()
@@ -124,7 +138,8 @@ class RawYamux:
 
     async def send(self, *frames: bytes) -> None:
         """All in one piece."""
-        await self.channel.send_all(b"".join(frames))
+        async with self._turn:
+            await self.channel.send_all(b"".join(frames))
 
     def new_ids(self, count: int) -> Iterable[int]:
         """Ids of streams that were not opened yet."""
@@ -154,13 +169,22 @@ async def raw_yamux(
     node: Victim, *, source: str | None = None, answers_pings: bool = True, reads: bool = True
 ) -> AsyncIterator[RawYamux]:
     """An authenticated connection to the node, whose yamux is ours to write."""
-    async with node.raw(source) as stream, background() as nursery:
-        _, leftover = await select(stream, ("/noise",))
-        channel = await Noise(PrivateKey.generate()).secure(
-            PrefixedStream(stream, leftover) if leftover else stream, Role.DIALER, node.peer, muxers=(PROTOCOL_ID,)
-        )
-        assert channel.early_muxer == PROTOCOL_ID
-        peer = RawYamux(channel, answers_pings=answers_pings)
+    async with node.raw(source) as stream, yamux_over(stream, node, answers_pings=answers_pings, reads=reads) as peer:
+        yield peer
+
+
+@asynccontextmanager
+async def yamux_over(
+    stream: trio.abc.Stream, node: Victim, *, answers_pings: bool = True, reads: bool = True
+) -> AsyncIterator[RawYamux]:
+    """The same over a stream to the node that stands already."""
+    _, leftover = await select(stream, ("/noise",))
+    channel = await Noise(PrivateKey.generate()).secure(
+        PrefixedStream(stream, leftover) if leftover else stream, Role.DIALER, node.peer, muxers=(PROTOCOL_ID,)
+    )
+    assert channel.early_muxer == PROTOCOL_ID
+    peer = RawYamux(channel, answers_pings=answers_pings)
+    async with background() as nursery:
         if reads:
             nursery.start_soon(peer.read)
         yield peer
