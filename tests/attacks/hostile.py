@@ -219,10 +219,15 @@ async def listening(serve: Callable[[trio.SocketStream], Awaitable[None]]) -> As
         nursery.cancel_scope.cancel()
 
 
-class Splitter:
-    """Cuts one direction into the messages of multistream (header and agreement), then of noise."""
+NOISE_HEADER_BYTES, TLS_HEADER_BYTES = 2, 5
+"""Either ends in a length of two bytes."""
 
-    def __init__(self) -> None:
+
+class Splitter:
+    """Cuts one direction into the messages of multistream (header and agreement), then of noise, or records of TLS."""
+
+    def __init__(self, *, tls: bool) -> None:
+        self._header = TLS_HEADER_BYTES if tls else NOISE_HEADER_BYTES
         self._buffer = bytearray()
         self._lines = 2
 
@@ -239,7 +244,8 @@ class Splitter:
         buffer = self._buffer
         if self._lines > 0:
             return 1 + buffer[0] if buffer else None
-        return 2 + int.from_bytes(buffer[:2], "big") if len(buffer) >= 2 else None
+        header = self._header
+        return header + int.from_bytes(buffer[header - 2 : header], "big") if len(buffer) >= header else None
 
 
 FROM_DIALER, FROM_LISTENER = "dialer", "listener"
@@ -249,12 +255,12 @@ PREAMBLE = 2
 
 @asynccontextmanager
 async def between(
-    socket_address: tuple[str, int], alter: Callable[[str, int, bytes], Sequence[bytes] | None]
+    socket_address: tuple[str, int], alter: Callable[[str, int, bytes], Sequence[bytes] | None], *, tls: bool = False
 ) -> AsyncIterator[Multiaddr]:
     """Sits on the path: `alter(from, number, message)` says what to send instead; None cuts the connection."""
 
     async def carry(side: str, source: trio.SocketStream, target: trio.SocketStream) -> None:
-        splitter, number = Splitter(), 0
+        splitter, number = Splitter(tls=tls), 0
         async for chunk in source:
             for message in splitter.feed(bytes(chunk)):
                 instead = alter(side, number, message)

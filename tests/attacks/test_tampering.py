@@ -16,6 +16,7 @@ from talos.identity.keys import PrivateKey
 from talos.identity.peer_id import PeerId
 from talos.muxer.yamux import Yamux
 from talos.security.noise import Noise
+from talos.security.tls import Tls
 from talos.transport.tcp import Tcp
 from talos.upgrade import Upgrade, UpgradeConfig
 from tests.attacks.harness import Victim, attacked
@@ -26,33 +27,41 @@ from tests.attacks.test_handshake import HEADER, line
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from talos.host.config import SecurityFactory
+
 IMPATIENT = {"authenticate": 1.0, "upgrade": 1.5}
 EXEMPT = {"ip": {"exempt_loopback": True}}
 AT_ONCE = 16
 SECRET = b"a secret of the dialer"
 HANDSHAKE = [(FROM_DIALER, 0), (FROM_LISTENER, 0), (FROM_DIALER, 1)]
 """Noise messages 1, 2 and 3: who sends it, as which of its own."""
+TLS_RECORDS = [(FROM_DIALER, 0), (FROM_DIALER, 2), (FROM_LISTENER, 0), (FROM_LISTENER, 2), (FROM_LISTENER, 3)]
+"""The hellos, and records with certificates and what goes with them."""
+CHANGE_CIPHER_SPEC = 20
 
 
-def dialer() -> Upgrade:
+def dialer(security: SecurityFactory = Noise) -> Upgrade:
     """An honest dialer without a node around it."""
     key = PrivateKey.generate()
     return Upgrade(
         Tcp(),
-        security=(Noise(key),),
+        security=(security(key),),
         muxers=(Yamux(),),
         local_peer=PeerId.from_key(key.public_key),
         config=UpgradeConfig(authenticate_seconds=2.0, total_seconds=2.0),
     )
 
 
-async def ask_echo(node: Victim, alter: Callable[[str, int, bytes], Sequence[bytes] | None]) -> bytes:
+async def ask_echo(
+    node: Victim, alter: Callable[[str, int, bytes], Sequence[bytes] | None], security: SecurityFactory = Noise
+) -> bytes:
     """What an honest dialer gets out of the victim's echo through such a path."""
     answer = b""
     wanted = HEADER + line(ECHO.encode()) + SECRET
-    async with between(node.socket_address, alter) as addr:
+    async with between(node.socket_address, alter, tls=security is Tls) as addr:
         try:
-            async with dialer().dial(addr, node.peer) as connection, await connection.open_stream() as stream:
+            connecting = dialer(security).dial(addr, node.peer)
+            async with connecting as connection, await connection.open_stream() as stream:
                 await stream.send_all(wanted)
                 answer = await receive_exactly(stream, len(wanted))
         except (TalosError, trio.BrokenResourceError, trio.ClosedResourceError, EOFError):
@@ -79,27 +88,55 @@ class Path:
 
 
 def flipped(message: bytes, at: int) -> Sequence[bytes]:
+    at = min(at, len(message) - 1)  # signatures of ECDSA differ in length
     return (message[:at] + bytes([message[at] ^ 1]) + message[at + 1 :],)
 
 
-async def test_tr13_every_byte_of_the_handshake_flipped() -> None:
+async def test_tr13_every_byte_of_the_noise_handshake_flipped() -> None:
     async with attacked(timeouts=IMPATIENT, limits=EXEMPT) as node:
         honest = Path()
         assert (await ask_echo(node, honest)).endswith(SECRET)
-        events = (await node.status())["events"]
-        cases = [(place, at) for place in HANDSHAKE for at in range(len(honest.seen[place]))]
-        slots = trio.CapacityLimiter(AT_ONCE)
+        await flip_each(node, Noise, [(place, at) for place in HANDSHAKE for at in range(len(honest.seen[place]))])
 
-        async def flip(place: tuple[str, int], at: int) -> None:
-            async with slots:
-                assert not await ask_echo(node, Path(place, partial(flipped, at=at))), f"{place}, byte {at}"
 
-        async with trio.open_nursery() as nursery:
-            for place, at in cases:
-                nursery.start_soon(flip, place, at)
-        status = await node.until(lambda status: sum(status["failed"].values()) == len(cases), 5)
-        newcomers = status["events"]["PeerConnected"] - events["PeerConnected"]
-        assert newcomers <= 10  # those of the bystander; none of the dialers
+async def tls_bytes(node: Victim) -> list[tuple[tuple[str, int], int]]:
+    """Those of the handshake's first records that TLS protects: not a record's version, nor the change of ciphers."""
+    honest = Path()
+    assert (await ask_echo(node, honest, Tls)).endswith(SECRET)
+    return [
+        (place, at)
+        for place in TLS_RECORDS
+        for at in range(len(honest.seen[place]))
+        if honest.seen[place][0] != CHANGE_CIPHER_SPEC and at not in {1, 2}
+    ]
+
+
+async def test_tr13_bytes_of_the_tls_handshake_flipped() -> None:
+    async with attacked(stack="tcp/tls/yamux", timeouts=IMPATIENT, limits=EXEMPT) as node:
+        await flip_each(node, Tls, (await tls_bytes(node))[::12])
+
+
+@pytest.mark.long
+async def test_tr13_every_byte_of_the_tls_handshake_flipped() -> None:
+    async with attacked(stack="tcp/tls/yamux", timeouts=IMPATIENT, limits=EXEMPT) as node:
+        await flip_each(node, Tls, await tls_bytes(node))
+
+
+async def flip_each(node: Victim, security: SecurityFactory, cases: list[tuple[tuple[str, int], int]]) -> None:
+    """Flips one byte in each of as many handshakes: both ends fail, nothing is delivered."""
+    before = await node.status()
+    slots = trio.CapacityLimiter(AT_ONCE)
+
+    async def flip(place: tuple[str, int], at: int) -> None:
+        async with slots:
+            assert not await ask_echo(node, Path(place, partial(flipped, at=at)), security), f"{place}, byte {at}"
+
+    async with trio.open_nursery() as nursery:
+        for place, at in cases:
+            nursery.start_soon(flip, place, at)
+    status = await node.until(lambda status: sum(status["failed"].values()) == len(cases), 5)
+    newcomers = status["events"]["PeerConnected"] - before["events"]["PeerConnected"]
+    assert newcomers <= 60  # those of the bystander, one a second; none of the dialers
 
 
 async def test_tr13_reordered_replayed_and_truncated_handshakes() -> None:
