@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from hypothesis import settings
 
 from talos.addr import parse
 from talos.host import contain, log, presets
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
 
     OpenNodes = Callable[..., AbstractAsyncContextManager[list[Node]]]
     MakeConfig = Callable[..., NodeConfig]
+
+
+# Shared machines stall: a slow example is no finding, for nothing here is timed.
+settings.register_profile("untimed", deadline=None, print_blob=True)
+settings.load_profile("untimed")
 
 
 @dataclass(frozen=True)

@@ -238,8 +238,8 @@ def test_config_limits() -> None:
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "talos.security.tls.machine")
-    monkeypatch.delattr("talos.security.tls.machine")
+    monkeypatch.delitem(sys.modules, "talos.security.tls.machine", raising=False)
+    monkeypatch.delattr("talos.security.tls.machine", raising=False)
     monkeypatch.setitem(sys.modules, "OpenSSL", None)
     with pytest.raises(NotSupported, match=r"talos\[tls\]"):
         Tls(PrivateKey.generate())
