@@ -282,8 +282,27 @@ class SecurityTransport(Protocol):
         """
 
 
+@dataclass(slots=True)
+class ConnectionStats:
+    """Plain counters of one connection; read them whenever you like."""
+
+    bytes_in: int = 0
+    bytes_out: int = 0
+    frames_in: int = 0
+    frames_out: int = 0
+    streams_in: int = 0
+    streams_out: int = 0
+    resets_in: int = 0
+    resets_out: int = 0
+    dropped: int = 0
+    rtt_seconds: float = 0.0
+
+
 class MuxedConnection(Protocol):
     """Raw streams over one channel."""
+
+    @property
+    def stats(self) -> ConnectionStats: ...
 
     async def open_stream(self) -> MuxedStream:
         """A new stream; waits while too many of ours are not yet acknowledged. LimitExceeded past our cap."""
@@ -314,22 +333,6 @@ class Muxer(Protocol):
         """
 
 
-@dataclass(slots=True)
-class ConnectionStats:
-    """Plain counters of one connection; read them whenever you like."""
-
-    bytes_in: int = 0
-    bytes_out: int = 0
-    frames_in: int = 0
-    frames_out: int = 0
-    streams_in: int = 0
-    streams_out: int = 0
-    resets_in: int = 0
-    resets_out: int = 0
-    dropped: int = 0
-    rtt_seconds: float = 0.0
-
-
 class Connection(MuxedConnection, Protocol):
     """Authenticated and multiplexed, however it came to be. Streams are raw: negotiation is the host's."""
 
@@ -354,9 +357,6 @@ class Connection(MuxedConnection, Protocol):
     @property
     def limited(self) -> bool:
         """Relayed, so bounded in bytes and time."""
-
-    @property
-    def stats(self) -> ConnectionStats: ...
 
 
 # ----------------------------------------------------------------------------------- gate

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 import trio
 from multiaddr import Multiaddr
 
-from talos.abc import ConnectionStats, Role, Transport
+from talos.abc import Role, Transport
 from talos.addr import is_relayed
 from talos.errors import (
     ConfigError,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         ByteListener,
         ByteTransport,
         Connection,
+        ConnectionStats,
         MuxedConnection,
         MuxedStream,
         Muxer,
@@ -139,7 +140,7 @@ class _Upgraded:
         self.local_addr = local_addr
         self.remote_addr = remote_addr
         self.limited = is_relayed(remote_addr)
-        self.stats: ConnectionStats = getattr(muxed, "stats", None) or ConnectionStats()
+        self.stats: ConnectionStats = muxed.stats
 
     def open_stream(self) -> Coroutine[Any, Any, MuxedStream]:
         return self._muxed.open_stream()

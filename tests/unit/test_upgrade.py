@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from talos.abc import ByteTransport, Role, SecureChannel
+from talos.abc import ByteTransport, ConnectionStats, Role, SecureChannel
 from talos.addr import parse
 from talos.errors import (
     ConfigError,
@@ -85,6 +85,7 @@ class Muxed:
 
     def __init__(self, channel: trio.abc.Stream, role: Role) -> None:
         self.channel, self.role, self.codes = channel, role, list[int]()
+        self.stats = ConnectionStats()
 
     async def open_stream(self) -> MuxedStream:
         raise LimitExceeded("no streams here")

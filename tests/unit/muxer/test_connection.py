@@ -388,7 +388,7 @@ async def test_statistics() -> None:
         await receive_exactly(b, 5)
         b.reset()
         await trio.testing.wait_all_tasks_blocked()
-        ours, theirs = dialer.stats, listener.stats  # type: ignore[attr-defined]
+        ours, theirs = dialer.stats, listener.stats
         assert (ours.streams_out, theirs.streams_in) == (1, 1)
         assert ours.bytes_out == theirs.bytes_in > 5
         assert (ours.resets_in, theirs.resets_out) == (1, 1)
