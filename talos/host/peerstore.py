@@ -153,11 +153,17 @@ class MemoryPeerstore:
         self._file(peer)
 
     def disconnected(self, peer: PeerId) -> None:
-        """Its last connection is gone: a part of its addresses stays for a day, and it may be forgotten."""
+        """Its last connection is gone: a part of its addresses stays for a day, and it may be forgotten.
+
+        Whom no address leads to is forgotten at once: visitors that do not listen leave nothing behind.
+        """
         entry = self._entries.get(peer)
         if entry is None:
             return
         entry.connected = False
+        if not (entry.addrs or entry.wrong or entry.pinned):
+            self._forget(peer)
+            return
         _shrink(entry.addrs, self._limits.kept_addrs)
         expires = self._clock() + self._limits.connected_ttl_seconds
         entry.addrs = dict.fromkeys(entry.addrs, expires)

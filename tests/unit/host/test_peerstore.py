@@ -137,6 +137,7 @@ def test_strangers_leave_before_those_we_met_and_contacts_never() -> None:
     peers = store(peers=2)
     peers.pin(D)
     peers.connected(A)
+    peers.add_addrs(A, addrs(1))
     peers.disconnected(A)
     peers.add_addrs(B, addrs(1))
     peers.add_addrs(C, addrs(1))
@@ -151,6 +152,18 @@ def test_strangers_leave_before_those_we_met_and_contacts_never() -> None:
     assert set(peers.peers()) == {B, D}
     peers.add_addrs(A, addrs(1))
     assert set(peers.peers()) == {A, D}
+
+
+def test_a_visitor_that_no_address_leads_to_is_forgotten_when_it_leaves() -> None:
+    peers = store()
+    for visitor in (A, B, C):
+        peers.connected(visitor)
+        peers.update(visitor, protocols=["/echo"], agent_version="one of many", record=(b"signed", 1))
+    peers.add_addrs(B, addrs(1))
+    peers.pin(C)
+    for visitor in (A, B, C):
+        peers.disconnected(visitor)
+    assert set(peers.peers()) == {B, C}
 
 
 def test_the_last_one_to_come_is_not_the_one_to_go() -> None:
