@@ -23,7 +23,7 @@ from talos.host.block import background
 from talos.host.config import NodeConfig, Stack
 from talos.host.node import open_node
 from talos.identity.keys import PrivateKey
-from talos.ping import ping
+from talos.ping import PING
 from talos.security.tls import Tls
 from tests.attacks.harness import MIB, Victim, attacked, back_to_normal, check_stderr, victim
 from tests.attacks.hostile import LOOPBACK, stacked
@@ -31,7 +31,7 @@ from tests.attacks.nodes import ECHO, FAIL, HOLD, attacker_node, echo_once, igno
 from tests.attacks.process import ROOT
 from tests.attacks.test_admission import open_idle, proposals
 from tests.attacks.test_dialing import NOBODY, dead_addresses
-from tests.attacks.test_handshake import HEADER
+from tests.attacks.test_handshake import HEADER, line
 from tests.attacks.test_identity_proof import BAD_NOISE
 from tests.attacks.test_identity_proof import visit as visit_as
 from tests.attacks.test_tampering import dialer
@@ -74,8 +74,10 @@ async def test_nd01_handlers_that_raise() -> None:
 
 async def polite_visit(node: Victim) -> None:
     """Connect, ping, close, as somebody new."""
-    async with attacker_node() as host:
-        await ping(host, await host.connect(None, [node.addr]))
+    question = HEADER + line(PING.encode()) + os.urandom(32)
+    addr = node.addr.decapsulate("/p2p")
+    async with dialer().dial(addr, node.peer) as connection, await connection.open_stream() as stream:
+        await echo_once(stream, question)
 
 
 async def early_leaver(node: Victim) -> None:
