@@ -143,6 +143,7 @@ def test_strangers_leave_before_those_we_met_and_contacts_never() -> None:
     peers.add_addrs(C, addrs(1))
     assert set(peers.peers()) == {A, C, D}
     peers.connected(B)
+    peers.add_addrs(B, addrs(1))
     assert set(peers.peers()) == {A, B, C, D}
     peers.disconnected(B)
     assert set(peers.peers()) == {A, B, D}
