@@ -1,0 +1,128 @@
+"""The catalogue of attacks, and the page about it: `python -m tests.attacks.catalogue` writes docs/attacks.md."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs" / "attacks.md"
+_NUMBERS = re.compile(r"(?<=_)(?:tr|mx|dh|nd)\d\d(?=_)")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What an attacker does, and what comes of it."""
+
+    number: str
+    stimulus: str
+    result: str
+
+
+ROWS = [
+    Row("TR01", "connects and sends nothing", "closed after 10 s, counted `handshake_timeout`"),
+    Row("TR02", "sends a byte every 250 ms in multistream or noise", "the same: a deadline is a total"),
+    Row(
+        "TR03", "1,500 idle sockets of one address, 230 on loopback", "at most 8 held; the honest are served within 1 s"
+    ),
+    Row("TR04", "a 17th connection within 5 s", "closed before any cryptography"),
+    Row(
+        "TR05",
+        "multistream lengths of 2^30 to 2^63, not minimal, empty; bad UTF-8",
+        "closed at once, nothing allocated",
+    ),
+    Row("TR06", "proposes unknown protocols without end", "closed after 64"),
+    Row("TR07", "asks `ls`; answers with 1,001 protocols", "`na`; NegotiationError"),
+    Row(
+        "TR08",
+        "noise payload missing, unsigned, signed wrongly, of another key",
+        "BadSignature in both roles, no event",
+    ),
+    Row("TR09", "another identity than the one dialled", "PeerIdMismatch, and the address rests"),
+    Row(
+        "TR10",
+        "TLS without certificate, with two, expired, with the victim's extension",
+        "HandshakeError in both roles",
+    ),
+    Row("TR11", "RSA keys of 512 to 65,536 bits", "refused before they are used, under 20 ms of CPU"),
+    Row("TR12", "Ed25519 keys of small order or not canonical, X25519 of zero result", "refused"),
+    Row(
+        "TR13", "flips every byte of the handshake; reorders, replays, cuts it", "both ends fail, nothing is delivered"
+    ),
+    Row("TR14", "flips, reorders, drops, doubles transport frames", "the connection ends, what came before is intact"),
+    Row("TR15", "nonces just below their limit", "ends before the last one is used"),
+    Row("TR17", "strips noise and TLS from the proposals, offers plaintext", "no connection"),
+    Row("TR18", "no descriptor is left for accept", "accepting pauses, and goes on when there is one"),
+    Row("TR19", "1,000 dead addresses of one peer", "25 tried, 8 at once; then `backoff` without a dial"),
+    Row("TR20", "64 KiB of plausible bytes before authentication", "closed, counted `preauth_bytes`"),
+    Row("TR21", "one peer reconnects 100 times at 40/s", "served each time"),
+    Row("TR22", "one good address, also among 24 dead ones", "reached within 200 ms"),
+    Row("MX01", "100,000 streams opened and not read; 20,000 SYNs at line rate", "reset above 256; other streams flow"),
+    Row("MX02", "opens and resets streams 100,000 times", "no stream is left, CPU bounded, may be closed"),
+    Row("MX03", "sends beyond the window, or claims to", "go away 1 at the first excess"),
+    Row("MX04", "window updates beyond 2^32", "go away 1"),
+    Row("MX05", "unknown ids, parity, types, flags, version", "the stream or the connection ends, as specified"),
+    Row("MX06", "1,000,000 pings; answers none", "32 queued, closed by rate; noticed within 40 s"),
+    Row("MX07", "does not read stream 1", "stream 2 flows, memory within the window"),
+    Row("MX08", "half-closes, resets, cancels anywhere", "nothing hangs or leaks"),
+    Row("MX09", "takes no byte of what is queued", "closed after 10 s"),
+    Row("MX10", "sleeps 60 s with the window used up, then reads", "every byte arrives"),
+    Row("MX11", "reads a byte at a time", "the window stays 256 KiB"),
+    Row("MX12", "10,000 segments of a byte; ends after each prefix", "the same events as in one piece"),
+    Row("MX13", "1 MiB of echo over mplex, both ways at once", "completes"),
+    Row("DH01", "identify of 11 messages, 9 KiB, 5,000 protocols, 10,000 addresses", "cut to 10, 8 KiB, 1,000, 128"),
+    Row("DH02", "records of another peer, older, of another domain", "ignored and counted"),
+    Row("DH03", "a flood of identify pushes", "32 at once, 1/s a peer, then reset with 0x1003"),
+    Row("ND01", "makes a handler raise", "its stream is reset, HandlerFailed, one log line"),
+    Row("ND02", "10,000 polite visits, 1,000 that leave in the handshake", "tasks, descriptors, memory are flat"),
+    Row("ND03", "meets a gate, limit or observer that raises", "refused (observer: skipped), logged once"),
+    Row("ND04", "(nobody) a part is missing, nothing can be listened on", "ConfigError naming the extra; ListenError"),
+    Row("ND05", "(the operator) Ctrl-C or SIGTERM at any moment, twice", "ends within 5 s, at most a line"),
+    Row("ND06", "1,000 peers vanish before identify", "at most 10 lines"),
+    Row("ND07", "(the machine) the clock jumps a day, the process is stopped", "the dead are found within 40 s"),
+    Row("ND08", "200 names that never resolve", "at most 16 threads"),
+    Row("ND09", "all of it at once in 256 MiB", "not killed, the honest are served"),
+    Row("ND10", "8 sybils take all they can of each counter", "who is below its share is served"),
+]
+
+INTRODUCTION = """\
+# Attacks
+
+What a hostile peer, network or machine does to a Talos node, what the node does then, and the tests that show it. In each
+a live node is attacked from outside while an honest peer keeps using it and newcomers arrive; part of every row is that
+these never notice, that memory grows by less than 16 MiB, that no traceback is written, and that five seconds later
+nothing is held any more. Tests marked *long* run in `make long`, all others in `make test`.
+
+This page is written by `python -m tests.attacks.catalogue`, and a test compares it with the tests that there are.
+WebSocket (TR16) and QUIC come with those transports.
+
+| row | who attacks … | the node | tests in `tests/attacks` |
+|---|---|---|---|
+"""
+
+
+def tests_by_row() -> dict[str, list[str]]:
+    """The tests that name each row, `*` behind those of `make long`."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(HERE.glob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+                slow = any(ast.unparse(decorator) == "pytest.mark.long" for decorator in node.decorator_list)
+                for number in _NUMBERS.findall(node.name):
+                    found.setdefault(number.upper(), []).append(f"`{node.name}`" + " *long*" * slow)
+    return found
+
+
+def page() -> str:
+    """The text of docs/attacks.md."""
+    tests = tests_by_row()
+    lines = [
+        f"| {row.number} | {row.stimulus} | {row.result} | {', '.join(tests.get(row.number, []))} |" for row in ROWS
+    ]
+    return INTRODUCTION + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
