@@ -103,7 +103,7 @@ WebSocket (TR16) and QUIC come with those transports.
 """
 
 
-def tests_by_row() -> dict[str, list[str]]:
+def named_by_row() -> dict[str, list[str]]:
     """The tests that name each row, `*` behind those of `make long`."""
     found: dict[str, list[str]] = {}
     for path in sorted(HERE.glob("test_*.py")):
@@ -117,7 +117,7 @@ def tests_by_row() -> dict[str, list[str]]:
 
 def page() -> str:
     """The text of docs/attacks.md."""
-    tests = tests_by_row()
+    tests = named_by_row()
     lines = [
         f"| {row.number} | {row.stimulus} | {row.result} | {', '.join(tests.get(row.number, []))} |" for row in ROWS
     ]

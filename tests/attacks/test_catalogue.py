@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from tests.attacks.catalogue import PAGE, ROWS, page, tests_by_row
+from tests.attacks.catalogue import PAGE, ROWS, page, named_by_row
 
 
 def test_every_row_has_a_test() -> None:
     numbers = [row.number for row in ROWS]
     assert len(set(numbers)) == len(numbers) == 47
-    assert [number for number in numbers if number not in tests_by_row()] == []
+    assert [number for number in numbers if number not in named_by_row()] == []
 
 
 def test_every_test_names_rows_that_there_are() -> None:
-    assert tests_by_row().keys() <= {row.number for row in ROWS}
+    assert named_by_row().keys() <= {row.number for row in ROWS}
 
 
 def test_the_page_lists_the_tests_that_there_are() -> None:
