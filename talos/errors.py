@@ -19,7 +19,8 @@
     │  ├─ AuditError                it cannot be written: nothing may happen unrecorded
     │  └─ ProofInvalid              it is not what it claims to be
     └─ ConfigError
-       ├─ WalletError
+       ├─ WalletError(.reason)
+       ├─ HomeInUse                 another process holds the data directory
        └─ NotSupported              designed, not built
 
 Closed, broken and busy streams raise trio's own errors. An OSError becomes a TalosError in
@@ -42,6 +43,7 @@ __all__ = [
     "ConnectionCode",
     "DialError",
     "HandshakeError",
+    "HomeInUse",
     "LimitExceeded",
     "ListenError",
     "LocalProtocolError",
@@ -168,7 +170,19 @@ class ConfigError(TalosError):
 
 
 class WalletError(ConfigError):
-    """A key file is damaged, or its permissions are not safe."""
+    """A key file or wallet cannot be used; the message holds nothing of its content.
+
+    `reason`: "missing"; "locked" (no passphrase, a wrong one, or altered bytes: nobody can tell which);
+    "open" (others may read or replace it); "damaged".
+    """
+
+    def __init__(self, message: str, *, reason: str = "damaged") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class HomeInUse(ConfigError):
+    """Another process holds the lock of the data directory; the message names it."""
 
 
 class NotSupported(ConfigError):

@@ -29,6 +29,7 @@ __all__ = [
     "KeyType",
     "PrivateKey",
     "PublicKey",
+    "check_ed25519",
     "check_rsa_numbers",
 ]
 
@@ -193,9 +194,8 @@ _ED25519_SMALL_ORDER = frozenset(
 """The y of every point of order 1, 2, 4 and 8, the last two listed by their bytes."""
 
 
-def _load_ed25519(data: bytes) -> Callable[[bytes, bytes], None]:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
+def check_ed25519(data: bytes) -> None:
+    """Raises RemoteProtocolError or BadSignature for 32 bytes that must not be used as a public key."""
     if len(data) != 32:
         raise RemoteProtocolError("an Ed25519 public key has 32 bytes")
     y = int.from_bytes(data, "little") & ~(1 << 255)
@@ -203,6 +203,12 @@ def _load_ed25519(data: bytes) -> Callable[[bytes, bytes], None]:
     # point, one for about half of them under a point of order 2; a y not below p is a second name of a key.
     if y >= _ED25519_P or y in _ED25519_SMALL_ORDER:
         raise BadSignature("Ed25519 public key is of small order or not canonical")
+
+
+def _load_ed25519(data: bytes) -> Callable[[bytes, bytes], None]:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    check_ed25519(data)
     return Ed25519PublicKey.from_public_bytes(data).verify
 
 

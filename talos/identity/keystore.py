@@ -6,13 +6,10 @@ raised as it is (OSError); a file that is not safe to use is a WalletError that 
 
 from __future__ import annotations
 
-import os
-import secrets
-import shlex
-import stat
 from typing import TYPE_CHECKING
 
 from talos.errors import ConfigError, WalletError
+from talos.identity import private_file
 from talos.identity.keys import PrivateKey
 
 if TYPE_CHECKING:
@@ -28,17 +25,7 @@ def load(path: Path) -> PrivateKey:
 
     Refuses a symbolic link, anything but a regular file, another owner's file and a mode wider than 0600.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        if path.is_symlink():
-            raise WalletError(f"key file {path} is a symbolic link, name the file itself") from error
-        raise
-    with os.fdopen(descriptor, "rb") as file:
-        _check(path, os.fstat(file.fileno()))
-        data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise WalletError(f"key file {path} is longer than {MAX_FILE_BYTES} bytes")
+    data = private_file.read(path, MAX_FILE_BYTES, "key file")
     try:
         return PrivateKey.from_bytes(data)
     except ConfigError as error:
@@ -50,23 +37,8 @@ def save(path: Path, key: PrivateKey, *, replace: bool = False) -> None:
 
     FileExistsError when there is one, unless `replace`.
     """
-    directory = path.parent
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    scratch = directory / f".{path.name}.{secrets.token_hex(8)}"
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), 0o600)  # a strange umask must not leave it unreadable
-            file.write(key.to_bytes())
-            file.flush()
-            os.fsync(file.fileno())
-        if replace:
-            scratch.replace(path)
-        else:
-            os.link(scratch, path)  # unlike a rename it never takes a file's place
-    finally:
-        scratch.unlink(missing_ok=True)
-    _sync_directory(directory)
+    path.parent.mkdir(mode=private_file.DIRECTORY_MODE, parents=True, exist_ok=True)
+    private_file.write(path, key.to_bytes(), replace=replace)
 
 
 def load_or_create(path: Path) -> PrivateKey:
@@ -83,25 +55,3 @@ def load_or_create(path: Path) -> PrivateKey:
     except FileExistsError:
         return load(path)
     return key
-
-
-def _check(path: Path, status: os.stat_result) -> None:
-    if not stat.S_ISREG(status.st_mode):
-        raise WalletError(f"key file {path} is not a regular file")
-    if status.st_uid != os.geteuid():
-        raise WalletError(f"key file {path} belongs to user {status.st_uid}; run: chown {os.geteuid()} {_quoted(path)}")
-    mode = stat.S_IMODE(status.st_mode)
-    if mode & ~0o600:
-        raise WalletError(f"key file {path} has mode {mode:04o}, others may use it; run: chmod 600 {_quoted(path)}")
-
-
-def _quoted(path: Path) -> str:
-    return shlex.quote(str(path))
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
