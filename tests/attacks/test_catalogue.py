@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from tests.attacks.catalogue import PAGE, ROWS, page, named_by_row
+from tests.attacks.catalogue import PAGE, ROWS, named_by_row, page
 
 
 def test_every_row_has_a_test() -> None:
     numbers = [row.number for row in ROWS]
     assert len(set(numbers)) == len(numbers) == 47
-    assert [number for number in numbers if number not in named_by_row()] == []
+    named = named_by_row()
+    assert [number for number in numbers if number not in named] == []
 
 
 def test_every_test_names_rows_that_there_are() -> None:

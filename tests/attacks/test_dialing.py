@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,22 +33,29 @@ class Dead:
     """Takes connections at every address of 127.0.0.0/8 and never says a word."""
 
     port: int = 0
-    open: int = 0
+    open: set[trio.SocketStream] = field(default_factory=set)
     most: int = 0
     seen: set[str] = field(default_factory=set)
     busy: trio.Event = field(default_factory=trio.Event)
 
     async def serve(self, stream: trio.SocketStream) -> None:
-        self.open += 1
-        self.most = max(self.most, self.open)
-        self.busy.set()
+        self.open.add(stream)
+        self.most = max(self.most, sum(map(is_held, self.open)))
         self.seen.add(stream.socket.getsockname()[0])
+        self.busy.set()
         async with stream:
             await read_to_end(stream)
-        self.open -= 1
+            self.open.discard(stream)
 
     def addrs(self, count: int) -> list[Multiaddr]:
         return [parse(f"/ip4/127.1.{number // 250}.{number % 250 + 1}/tcp/{self.port}") for number in range(count)]
+
+
+def is_held(stream: trio.SocketStream) -> bool:
+    """Whether the dialer has not given it up, as far as the kernel knows."""
+    poll = select.poll()
+    poll.register(stream.socket.fileno(), select.POLLRDHUP)
+    return not poll.poll(0)
 
 
 @asynccontextmanager

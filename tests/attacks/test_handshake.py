@@ -72,7 +72,7 @@ async def test_tr01_tr02_silence_and_dripping_end_after_ten_seconds() -> None:
             nursery.start_soon(dripping, node, HEADER + line(b"/nothing") * 10)
         assert len(closed) == 3
         assert all(9.5 < seconds < 11 for seconds in closed.values()), closed
-        assert (await node.status())["failed"] == {"handshake_timeout": 3}
+        await node.until(lambda status: status["failed"] == {"handshake_timeout": 3})
 
 
 async def test_tr05_tr06_tr07_hostile_multistream() -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+import talos.security.tls
 from talos.abc import StreamReset
 from talos.addr import parse
 from talos.errors import ConfigError, ListenError, TalosError
@@ -133,6 +134,7 @@ async def test_nd03_gates_limits_and_observers_that_raise() -> None:
 async def test_nd04_what_cannot_work_fails_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "OpenSSL", None)
     monkeypatch.delitem(sys.modules, "talos.security.tls.machine", raising=False)
+    monkeypatch.delattr(talos.security.tls, "machine", raising=False)
     with pytest.raises(ConfigError, match=r"talos\[tls\]"):
         async with open_node(NodeConfig(stack=Stack(security=(Tls,)))):
             pytest.fail("a node without its security")
