@@ -1,0 +1,320 @@
+"""Entries, the leaves of the log's tree: facts made into commitments, and those bytes read back.
+
+    entry = u8 1 ‖ u8 kind ‖ u64 time_ms ‖ lp(field) …          lp(x) = u16 length ‖ x, integers big-endian
+    meta  = u8 1 ‖ msg_id ‖ lp(sender) ‖ lp(recipient) ‖ u8 type ‖ u64 size ‖ u64 sent_ms ‖ lp(detail)
+
+Rules:
+
+- No peer id, text or name of the facts is in an entry: it holds a keyed hash of the counterparty (`party`) and a
+  salted commitment to `meta`. Who has the secret `k_priv` of the log, or one salt, can open them.
+- All entries of a kind have one length, but CONFIG, which holds the log's parameters in the clear.
+- Decoding accepts exactly one encoding, and raises ProofInvalid for everything else.
+"""
+
+from __future__ import annotations
+
+import enum
+import hmac
+import struct
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+
+from talos.errors import LocalProtocolError, ProofInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from talos.abc import AuditEntry, SignedReceipt
+
+__all__ = [
+    "Committed",
+    "Entry",
+    "Kind",
+    "Meta",
+    "commit",
+    "leaf_hash",
+    "meta_commit",
+    "msg_key",
+    "node_hash",
+    "open_meta",
+    "party",
+    "receipt_hash",
+    "salt",
+    "sealed_hash",
+]
+
+VERSION = 1
+MAX_LP = 0xFFFF
+ID_BYTES = 16
+PARTY_BYTES = 16
+HASH_BYTES = 32
+KEY_BYTES = 24
+NO_HASH = bytes(HASH_BYTES)
+
+_HEAD: Final = struct.Struct(">BBQ")
+_META_TAIL: Final = struct.Struct(">BQQ")
+
+
+class Kind(enum.IntEnum):
+    """The kinds of entries; those of `talos.abc.EntryKind` are what protocols hand in, the others are the log's own."""
+
+    SENT = 0x01
+    RECEIVED = 0x02
+    RECEIPT_GOT = 0x03
+    FILE = 0x04
+    MCP_CALL = 0x05
+    MCP_RESULT = 0x06
+    CONFIG = 0x08
+    PRUNE_NOTICE = 0x09
+    EVIDENCE = 0x0A
+
+
+# Lengths of each kind's fields, in order; None: any.
+_FIELDS: Final[Mapping[Kind, tuple[int | None, ...]]] = {
+    Kind.SENT: (ID_BYTES, PARTY_BYTES, HASH_BYTES, HASH_BYTES, HASH_BYTES),
+    Kind.RECEIVED: (ID_BYTES, PARTY_BYTES, HASH_BYTES, HASH_BYTES, HASH_BYTES),
+    Kind.RECEIPT_GOT: (ID_BYTES, PARTY_BYTES, HASH_BYTES),
+    Kind.FILE: (ID_BYTES, PARTY_BYTES, HASH_BYTES, 1, HASH_BYTES),
+    Kind.MCP_CALL: (ID_BYTES, PARTY_BYTES, HASH_BYTES, HASH_BYTES, HASH_BYTES),
+    Kind.MCP_RESULT: (ID_BYTES, PARTY_BYTES, HASH_BYTES, HASH_BYTES, HASH_BYTES),
+    Kind.CONFIG: (None,),
+    Kind.PRUNE_NOTICE: (8, HASH_BYTES),
+    Kind.EVIDENCE: (HASH_BYTES,),
+}
+# Where a kind holds its commitment to meta and its hash of the blob.
+_META_FIELD: Final[Mapping[Kind, int]] = {
+    Kind.SENT: 3, Kind.RECEIVED: 3, Kind.FILE: 4, Kind.MCP_CALL: 4, Kind.MCP_RESULT: 4,
+}  # fmt: skip
+_SEALED_FIELD: Final[Mapping[Kind, int]] = {
+    Kind.SENT: 2, Kind.RECEIVED: 2, Kind.MCP_CALL: 3, Kind.MCP_RESULT: 3,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry in its parts; building one checks the lengths that its kind asks for."""
+
+    kind: Kind
+    time_ms: int
+    fields: tuple[bytes, ...]
+
+    def __post_init__(self) -> None:
+        wanted = _FIELDS[self.kind]
+        fits = len(self.fields) == len(wanted) and all(
+            size is None or len(field) == size for field, size in zip(self.fields, wanted, strict=True)
+        )
+        if not fits:
+            raise ProofInvalid(f"an entry of kind {self.kind.name} has other fields than that kind")
+
+    def encode(self) -> bytes:
+        body = b"".join(_lp(field) for field in self.fields)
+        return _HEAD.pack(VERSION, self.kind, self.time_ms) + body
+
+    @classmethod
+    def decode(cls, data: bytes) -> Entry:
+        """The entry in exactly these bytes. ProofInvalid: other version, unknown kind, short, trailing bytes."""
+        if len(data) < _HEAD.size:
+            raise ProofInvalid(f"an entry of {len(data)} bytes is cut short")
+        version, number, time_ms = _HEAD.unpack_from(data)
+        if version != VERSION:
+            raise ProofInvalid(f"entry version {version} is unknown")
+        if number not in _KINDS:
+            raise ProofInvalid(f"entry kind {number:#04x} is unknown")
+        fields, position = [], _HEAD.size
+        while position < len(data):
+            field, position = _read_lp(data, position, "entry")
+            fields.append(field)
+        return cls(_KINDS[number], time_ms, tuple(fields))
+
+    @property
+    def msg_id(self) -> bytes | None:
+        """The id of the message, file or line; None in the log's own entries."""
+        return self.fields[0] if len(_FIELDS[self.kind]) >= 3 else None
+
+    @property
+    def meta_commit(self) -> bytes | None:
+        position = _META_FIELD.get(self.kind)
+        return None if position is None else self.fields[position]
+
+    @property
+    def sealed_hash(self) -> bytes | None:
+        position = _SEALED_FIELD.get(self.kind)
+        return None if position is None else self.fields[position]
+
+
+_KINDS: Final[Mapping[int, Kind]] = {int(kind): kind for kind in Kind}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meta:
+    """What an entry only commits to."""
+
+    msg_id: bytes
+    sender: bytes = b""
+    recipient: bytes = b""
+    type: int = 0
+    size: int = 0
+    sent_ms: int = 0
+    detail: bytes = b""
+
+    def encode(self) -> bytes:
+        """LocalProtocolError where a value does not fit its field."""
+        if len(self.msg_id) != ID_BYTES:
+            raise LocalProtocolError(f"a message id has {ID_BYTES} bytes, not {len(self.msg_id)}")
+        try:
+            tail = _META_TAIL.pack(self.type, self.size, self.sent_ms)
+        except struct.error as error:
+            raise LocalProtocolError(f"type, size or time do not fit an entry's meta: {error}") from error
+        return b"".join((b"\x01", self.msg_id, _lp(self.sender), _lp(self.recipient), tail, _lp(self.detail)))
+
+    @classmethod
+    def decode(cls, data: bytes) -> Meta:
+        """The meta in exactly these bytes, or ProofInvalid."""
+        if len(data) < 1 + ID_BYTES or data[0] != VERSION:
+            raise ProofInvalid("meta is cut short, or of an unknown version")
+        sender, position = _read_lp(data, 1 + ID_BYTES, "meta")
+        recipient, position = _read_lp(data, position, "meta")
+        if len(data) - position < _META_TAIL.size:
+            raise ProofInvalid("meta is cut short")
+        type_, size, sent_ms = _META_TAIL.unpack_from(data, position)
+        detail, position = _read_lp(data, position + _META_TAIL.size, "meta")
+        if position != len(data):
+            raise ProofInvalid(f"meta has {len(data) - position} bytes too many")
+        msg_id = data[1 : 1 + ID_BYTES]
+        return cls(
+            msg_id=msg_id, sender=sender, recipient=recipient, type=type_, size=size, sent_ms=sent_ms, detail=detail
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Facts as the log keeps them: the entry's bytes, and what opens it."""
+
+    entry: bytes
+    meta: bytes
+    """Empty where the kind commits to none."""
+    key: bytes
+    """The 24-byte message key, unique in a log."""
+    leaf: bytes
+    party: bytes
+    sealed_hash: bytes
+    """Empty where the kind has none."""
+
+
+def leaf_hash(entry: bytes) -> bytes:
+    """RFC 6962 section 2.1, of a leaf."""
+    return sha256(b"\x00" + entry).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """RFC 6962 section 2.1, of an inner node."""
+    return sha256(b"\x01" + left + right).digest()
+
+
+def sealed_hash(blob: bytes) -> bytes:
+    """What an entry holds of an end-to-end ciphertext, or of a line under its salt."""
+    return sha256(b"talos/sealed/v1\n" + blob).digest()
+
+
+def receipt_hash(receipt: SignedReceipt) -> bytes:
+    return sha256(b"talos/receipt-hash/v1\n" + receipt.body + receipt.sig).digest()
+
+
+def salt(k_priv: bytes, kind: int, meta: bytes) -> bytes:
+    """What, shown together with `meta`, opens one commitment and no other."""
+    return hmac.digest(k_priv, b"talos/salt/v1\n" + bytes((kind,)) + meta, "sha256")
+
+
+def meta_commit(salt: bytes, meta: bytes) -> bytes:
+    return sha256(b"talos/meta/v1\n" + salt + meta).digest()
+
+
+def party(k_priv: bytes, direction: int, msg_id: bytes, counterparty: bytes) -> bytes:
+    """The counterparty, for those alone who hold `k_priv` or know all of these."""
+    text = b"talos/party/v1\n" + bytes((direction,)) + msg_id + counterparty
+    return hmac.digest(k_priv, text, "sha256")[:PARTY_BYTES]
+
+
+def msg_key(entry: Entry) -> bytes:
+    """24 bytes, unique in a log."""
+    msg_id = entry.msg_id
+    if msg_id is None:
+        return sha256(entry.encode()).digest()[:KEY_BYTES]
+    return msg_id + sha256(bytes((entry.kind,)) + entry.fields[1]).digest()[:8]
+
+
+def open_meta(entry: Entry, meta: bytes, k_priv: bytes) -> Meta:
+    """The meta that the entry commits to. ProofInvalid when it is not this one."""
+    committed = entry.meta_commit
+    if committed is None or not hmac.compare_digest(meta_commit(salt(k_priv, entry.kind, meta), meta), committed):
+        raise ProofInvalid("meta is not what the entry commits to")
+    opened = Meta.decode(meta)
+    if opened.msg_id != entry.msg_id:
+        raise ProofInvalid("meta is of another message than the entry")
+    return opened
+
+
+def commit(facts: AuditEntry, k_priv: bytes) -> Committed:
+    """Makes the entry of what a protocol hands in.
+
+    LocalProtocolError when a field is missing for the kind, too long, or when blob and hash do not belong together.
+    """
+    kind = Kind(facts.kind)
+    meta = Meta(
+        msg_id=facts.msg_id,
+        sender=facts.sender,
+        recipient=facts.recipient,
+        type=facts.type,
+        size=facts.size,
+        sent_ms=facts.sent_ms,
+        detail=facts.detail,
+    ).encode()
+    hidden = party(k_priv, facts.direction, facts.msg_id, facts.counterparty)
+    fields = (facts.msg_id, hidden, *_kind_fields(kind, facts, meta_commit(salt(k_priv, kind, meta), meta)))
+    try:
+        entry = Entry(kind, facts.time_ms, fields)
+        data = entry.encode()
+    except (ProofInvalid, struct.error) as error:
+        raise LocalProtocolError(f"these facts make no {kind.name} entry: {error}") from error
+    opens = meta if entry.meta_commit is not None else b""
+    return Committed(data, opens, msg_key(entry), leaf_hash(data), hidden, entry.sealed_hash or b"")
+
+
+def _kind_fields(kind: Kind, facts: AuditEntry, committed: bytes) -> tuple[bytes, ...]:
+    if kind in {Kind.SENT, Kind.RECEIVED}:
+        signed = sha256(facts.signature).digest() if facts.signature else NO_HASH
+        return (_sealed(facts), committed, signed)
+    if kind is Kind.RECEIPT_GOT:
+        if facts.receipt is None:
+            raise LocalProtocolError("a RECEIPT_GOT entry needs its receipt")
+        return (receipt_hash(facts.receipt),)
+    if kind is Kind.FILE:
+        return (facts.file_root, bytes((facts.size.bit_length(),)), committed)
+    return (facts.session_commit, _sealed(facts), committed)
+
+
+def _sealed(facts: AuditEntry) -> bytes:
+    """The blob's hash: worked out from the blob where it is there, and then equal to the one that was given."""
+    if not facts.sealed:
+        return facts.sealed_hash
+    found = sealed_hash(facts.sealed)
+    if facts.sealed_hash and facts.sealed_hash != found:
+        raise LocalProtocolError("the sealed hash is not that of the blob")
+    return found
+
+
+def _lp(data: bytes) -> bytes:
+    if len(data) > MAX_LP:
+        raise LocalProtocolError(f"a field of {len(data)} bytes is over {MAX_LP}")
+    return len(data).to_bytes(2, "big") + data
+
+
+def _read_lp(data: bytes, position: int, what: str) -> tuple[bytes, int]:
+    end = position + 2
+    if end > len(data):
+        raise ProofInvalid(f"{what} is cut short")
+    stop = end + int.from_bytes(data[position:end], "big")
+    if stop > len(data):
+        raise ProofInvalid(f"{what} is cut short")
+    return data[end:stop], stop
