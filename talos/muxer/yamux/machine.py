@@ -9,8 +9,9 @@ Rules of this file
 A stream, seen from one side
 - opened by us (`open_stream`, SYN with the first frame) or by the peer (`StreamOpened`, then `accept`: ACK);
 - our direction ends with `close` (FIN behind what is queued), the peer's with its FIN (`StreamEnded`);
-- `abandon` says that nobody reads any more: what still comes is dropped, and answered with RST once our FIN is
-  out, so that a writer on the other side does not wait for ever;
+- `abandon` says that nobody reads any more: what still comes is dropped. Once our FIN is out and half a window was
+  dropped it is answered with RST, so that a writer on the other side does not wait for ever; not sooner, for RST also
+  takes from the peer what it has not read yet, and a few bytes are due: the answer to a proposal, say;
 - it is forgotten when both directions ended and it was abandoned, or at a reset of either side. A stream that we
   left and the peer did not end lingers as a bare record, so that the peer's window updates for what it still
   reads are not taken for those of an unknown stream.
@@ -192,7 +193,7 @@ class YamuxMachine(StreamTable):
             self._payload_stream = None
             stream.ended = self._payload_ends_stream
         self._ledger.release_stream(inbound=stream.inbound)
-        # A peer that waits for window must get on far enough to meet the RST that its next data earns.
+        # A peer that waits for window must get on far enough to meet the RST that half a window earns.
         self._consume(stream, stream.buffered, grow=False)
         self._hold(stream)
         self._settle(stream)
@@ -425,11 +426,8 @@ class YamuxMachine(StreamTable):
 
     def _data_for_nobody(self, stream: YamuxStream, length: int, *, ends: bool) -> None:
         self._discard(length)
-        if ends:
-            stream.ended = True
-            self._settle(stream)
-        elif length and stream.fin_sent:
-            self.reset(stream.id)
+        stream.ended |= ends
+        self._settle(stream)
 
     def _discard(self, length: int) -> None:
         if length > self._config.max_window_long_fat_bytes:

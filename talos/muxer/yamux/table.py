@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from talos.errors import LimitExceeded, LocalProtocolError
+from talos.errors import LimitExceeded, LocalProtocolError, StreamCode
 from talos.muxer.yamux.frame import HEADER, HEADER_BYTES, MAX_FRAME_BYTES, Flag, Kind
 from talos.muxer.yamux.pulse import Pulse
 
@@ -201,8 +201,18 @@ class StreamTable:
         return True
 
     def _settle(self, stream: YamuxStream) -> None:
-        """Forgets a stream when nothing more can happen on it and nobody names it any more."""
-        if stream.ended and stream.fin_sent and stream.abandoned:
+        """Forgets a stream when nothing more can happen on it and nobody names it any more.
+
+        Resets one to whose end the peer goes on writing, before that comes to wait for window.
+        """
+        if not (stream.fin_sent and stream.abandoned):
+            return
+        if not stream.ended:
+            if stream.credit * 2 < stream.window:
+                self._put(WINDOW, RST, stream.id, StreamCode.NONE)
+                self.resets_out += 1
+                self._forget(stream)
+        else:
             self._forget(stream)
             self._finished[stream.id] = None
             if len(self._finished) > self._config.max_lingering:

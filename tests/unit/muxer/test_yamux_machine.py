@@ -548,16 +548,51 @@ def test_fin_goes_behind_all_data() -> None:
 # ------------------------------------------------------------------------------------ abandoning
 
 
-def test_data_for_an_abandoned_stream_is_answered_once_our_end_is_out() -> None:
+def test_half_a_window_for_an_abandoned_stream_is_answered_once_our_end_is_out() -> None:
     machine = with_stream()
     machine.send(1, b"last words")
     machine.close(1)
     machine.abandon(1)
     machine.abandon(1)
-    assert machine.receive_data(data(1, b"nobody reads")) == []
+    assert machine.receive_data(data(1, bytes(FULL // 4))) == []
     assert sent(machine) == [(DATA, 0, 1, 10, b"last words"), (WINDOW, FIN, 1, 0, b"")]
-    assert machine.receive_data(data(1, b"nobody reads")) == []
+    assert machine.receive_data(data(1, bytes(FULL // 4))) == []
+    assert not machine.wants_to_send
+    assert machine.receive_data(data(1, b"!")) == []
     assert sent(machine) == [(WINDOW, RST, 1, 0, b"")]
+
+
+def test_a_window_that_was_used_up_before_our_end_is_out_is_answered_with_it() -> None:
+    machine = with_stream()
+    machine.send(1, b"last words")
+    machine.close(1)
+    machine.abandon(1)
+    assert machine.receive_data(data(1, bytes(FULL))) == []
+    assert sent(machine) == [
+        (DATA, 0, 1, 10, b"last words"),
+        (WINDOW, FIN, 1, 0, b""),
+        (WINDOW, RST, 1, 0, b""),
+    ]
+
+
+def test_a_late_answer_takes_nothing_from_a_peer_that_still_reads() -> None:
+    """We proposed a protocol, said all we had to and left: the peer agrees only then."""
+    dialer, peer = YamuxMachine(dialer=True), listener()
+    number = dialer.open_stream()
+    dialer.send(number, b"a proposal and all the rest")
+    dialer.close(number)
+    dialer.abandon(number)
+    events = peer.receive_data(dialer.data_to_send())
+    peer.accept(number)
+    peer.send(number, b"agreed")
+    assert dialer.receive_data(peer.data_to_send()) == []
+    assert not dialer.wants_to_send
+    peer.consumed(number, sum(len(event.data) for event in events if isinstance(event, DataReceived)))
+    peer.close(number)
+    peer.abandon(number)
+    dialer.receive_data(peer.data_to_send())
+    assert not dialer._streams
+    assert not peer._streams
 
 
 def test_window_updates_for_an_abandoned_stream_are_fine() -> None:
