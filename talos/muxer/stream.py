@@ -81,7 +81,7 @@ class MachineStream(MuxedStream):
                 self._unyielded = 0
                 while not self._something_to_receive():
                     await self._arrival.wait()
-            elif self._unyielded < YIELD_BYTES and self._chunks and len(self._chunks[0]) >= LARGE_READ_BYTES:
+            elif self._unyielded < YIELD_BYTES and self._next_size(max_bytes) >= LARGE_READ_BYTES:
                 await trio.lowlevel.checkpoint_if_cancelled()
             else:
                 self._unyielded = 0
@@ -94,6 +94,11 @@ class MachineStream(MuxedStream):
 
     def _something_to_receive(self) -> bool:
         return bool(self._chunks) or self._ended or self._closed or self._error is not None
+
+    def _next_size(self, limit: int | None) -> int:
+        """How many bytes `_take` will give."""
+        size = len(self._chunks[0]) - self._offset if self._chunks else 0
+        return size if limit is None else min(size, limit)
 
     def _take(self, limit: int | None) -> bytes:
         self._raise_if_dead()

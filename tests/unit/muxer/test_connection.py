@@ -360,6 +360,31 @@ async def test_single_byte_reads_of_a_large_chunk() -> None:
         assert b"".join([await b.receive_some(1) for _ in range(len(payload))]) == payload
 
 
+async def test_small_reads_of_a_large_chunk_give_way() -> None:
+    async with against_raw() as (connection, theirs):
+        await theirs.send_all(HEADER.pack(DATA, SYN, 1, 200_000) + bytes(200_000))
+        stream = await connection.accept_stream()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(stream._chunks[0]) > 100_000
+        for size in (1, 1000):
+            with trio.testing.assert_checkpoints():
+                await stream.receive_some(size)
+        turns = 0
+
+        async def count_turns() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count_turns)
+            for _ in range(100):
+                await stream.receive_some(1)
+            assert turns >= 90
+            nursery.cancel_scope.cancel()
+
+
 async def test_what_may_change_is_copied() -> None:
     async with muxed_pair(Yamux()) as (dialer, listener):
         a, b = await stream_pair(dialer, listener)
