@@ -28,6 +28,7 @@ __all__ = ["check_byte_transport", "check_connection"]
 
 UNRELATED = parse("/ip4/127.0.0.1/udp/9/quic-v1")
 SETTLE_SECONDS = 0.01
+CLOG_BYTES = 64 * 1024
 FLOOD_BYTES = 64 * 1024 * 1024
 BULK = bytes(range(256)) * 4096
 DIALS_AT_ONCE = 32
@@ -76,8 +77,9 @@ async def _check_streams(transport: ByteTransport, addr: Multiaddr) -> None:
 
         async def clogged() -> Pair:
             ends = await pair()
-            for end in (*ends, *ends):  # twice: filling one way can let the kernel make room the other way
-                await _clog(end)
+            while any([await _takes(end, b"x") for end in ends]):  # filling one way can make room the other way
+                for end in ends:
+                    await _clog(end)
             return ends
 
         ends = await pair()
@@ -89,16 +91,21 @@ async def _check_streams(transport: ByteTransport, addr: Multiaddr) -> None:
 
 async def _clog(stream: trio.abc.Stream) -> None:
     """Fills the way to a reader that reads nothing; AssertionError when that takes more than 64 MiB."""
-    chunk = bytes(1024 * 1024)
-    for _ in range(FLOOD_BYTES // len(chunk)):
-        with trio.CancelScope() as scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_cancel_when_blocked, scope)
-                await stream.send_all(chunk)
-                nursery.cancel_scope.cancel()
-        if scope.cancelled_caught:
+    chunk = bytes(CLOG_BYTES)
+    for _ in range(FLOOD_BYTES // CLOG_BYTES):
+        if not await _takes(stream, chunk):
             return
     raise AssertionError(f"{FLOOD_BYTES} bytes were taken although nobody reads")
+
+
+async def _takes(stream: trio.abc.Stream, data: bytes) -> bool:
+    """Whether `data` goes out without anybody reading."""
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when_blocked, scope)
+            await stream.send_all(data)
+            nursery.cancel_scope.cancel()
+    return not scope.cancelled_caught
 
 
 async def _cancel_when_blocked(scope: trio.CancelScope) -> None:
