@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["check_byte_transport", "check_connection"]
 
 UNRELATED = parse("/ip4/127.0.0.1/udp/9/quic-v1")
-SETTLE_SECONDS = 0.01
+SETTLE_SECONDS = 0.03
 CLOG_BYTES = 64 * 1024
 FLOOD_BYTES = 64 * 1024 * 1024
 BULK = bytes(range(256)) * 4096
