@@ -21,7 +21,7 @@ from talos.identity.peer_record import PeerRecord, RecordFormat, SignedPeerRecor
 from talos.wire.length_prefix import frame
 from tests.attacks.harness import Victim, attacked
 from tests.attacks.nodes import ECHO, attacker_node, echo_once, open_echo
-from tests.attacks.raw_yamux import DATA, SYN, hello, raw_yamux
+from tests.attacks.raw_yamux import DATA, SYN, RawYamux, hello, raw_yamux
 from tests.attacks.raw_yamux import frame as yamux_frame
 
 if TYPE_CHECKING:
@@ -243,28 +243,30 @@ async def test_dh03_one_peer_floods_with_pushes() -> None:
 
 async def test_dh03_many_peers_push_at_once() -> None:
     """Each begins and does not go on: 32 of them are waited for, further ones are reset as rate limited."""
-    async with attacked(limits=EXEMPT) as node, AsyncExitStack() as connections:
-        peers = [await connections.enter_async_context(raw_yamux(node)) for _ in range(PUSHES_AT_ONCE + 4)]
-        begun = yamux_frame(DATA, SYN, 1, hello(PUSH) + b"\x20half of it")
-        for peer in peers[:PUSHES_AT_ONCE]:
-            await peer.send(begun)
-            await peer.until(partial(is_agreed, peer))
-        for peer in peers[PUSHES_AT_ONCE:]:
-            await peer.send(begun)
-            await peer.until(partial(is_reset, peer))
-            assert peer.resets[1] == StreamCode.RATE_LIMITED
-        assert not any(peer.resets.get(1) for peer in peers[:PUSHES_AT_ONCE])
-        for peer in peers[:PUSHES_AT_ONCE]:  # each loses its stream after five seconds
-            await peer.until(partial(is_reset, peer), 7)
-        async with attacker_node() as host:
-            outcomes: list[int | None] = []
-            await push(host, await host.connect(None, [node.addr]), 0, outcomes)
-            assert outcomes == [None]
+    begun = yamux_frame(DATA, SYN, 1, hello(PUSH) + b"\x20half of it")
+    outcomes: list[int | None] = []
+    async with attacked(limits=EXEMPT) as node, attacker_node() as host:
+        connection = await host.connect(None, [node.addr])
+        async with AsyncExitStack() as connections:
+            peers = [await connections.enter_async_context(raw_yamux(node)) for _ in range(PUSHES_AT_ONCE + 4)]
+            for peer in peers[:PUSHES_AT_ONCE]:
+                await peer.send(begun)
+                await peer.until(partial(is_agreed, peer))
+            for peer in peers[PUSHES_AT_ONCE:]:
+                await peer.send(begun)
+                await peer.until(partial(is_reset, peer))
+                assert peer.resets[1] == StreamCode.RATE_LIMITED
+            assert not any(is_reset(peer) for peer in peers[:PUSHES_AT_ONCE])
+            first = peers[0]
+            await first.until(partial(is_reset, first), 7)  # after five seconds
+        await node.until(lambda status: status["connections"] <= 4)
+        await push(host, connection, 0, outcomes)
+        assert outcomes == [None]
 
 
-def is_agreed(peer: Any) -> bool:
+def is_agreed(peer: RawYamux) -> bool:
     return len(peer.data[1]) == len(hello(PUSH))
 
 
-def is_reset(peer: Any) -> bool:
+def is_reset(peer: RawYamux) -> bool:
     return 1 in peer.resets

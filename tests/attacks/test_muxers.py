@@ -42,6 +42,8 @@ MIB = 1 << 20
 EXEMPT = {"ip": {"exempt_loopback": True}}
 PATTERN = bytes(range(251)) * 5000
 MAX_UNACCEPTED = 256
+MANY = {"streams_in": 4000, "streams": 4000}
+"""Limits of a scope that are not what stops anybody."""
 UNKNOWN = 0x8001
 """An odd id that no test opens."""
 PING_ANSWERS = 32
@@ -85,6 +87,16 @@ async def test_mx01_a_hundred_thousand_streams() -> None:
         assert set(peer.resets.values()) == {StreamCode.RESOURCE_LIMIT}
         assert streams_in(await node.status()) <= MAX_UNACCEPTED + 3  # echo, and those of the bystander
         assert not peer.closed
+
+
+async def test_mx01_the_backlog_is_bounded_where_no_other_limit_is_met() -> None:
+    limits = {**EXEMPT, "connection": MANY, "peer": MANY, "transient": MANY}
+    async with attacked(limits=limits) as node, raw_yamux(node) as peer:
+        ids = list(peer.new_ids(MAX_UNACCEPTED + 100))
+        await peer.send(*(frame(WINDOW, SYN, stream_id) for stream_id in ids))  # one record of noise: one read
+        await peer.until(lambda: len(peer.resets) >= 100 and len(peer.acknowledged) >= MAX_UNACCEPTED)
+        assert peer.resets == dict.fromkeys(ids[MAX_UNACCEPTED:], StreamCode.RESOURCE_LIMIT)
+        assert peer.acknowledged == set(ids[:MAX_UNACCEPTED])
 
 
 async def test_mx02_opened_and_reset_at_once() -> None:
@@ -463,7 +475,8 @@ async def test_mx11_tiny_reads_do_not_inflate_the_window() -> None:
         for start in range(0, len(payload), MAX_FRAME_BYTES):
             await peer.send(frame(DATA, 0, sip, payload[start : start + MAX_FRAME_BYTES]))
         await peer.until(lambda: peer.granted[sip] > 0, 30)
-        assert peer.granted[sip] == INITIAL_WINDOW_BYTES // 2
+        # A larger window would have come with its first half; later than that both halves may be seen.
+        assert peer.granted[sip] in (INITIAL_WINDOW_BYTES // 2, INITIAL_WINDOW_BYTES)
 
 
 class OneByteSegments(trio.abc.Stream):
