@@ -26,6 +26,12 @@ class MplexConfig:
     max_streams: int = 512
     """Streams in all, both sides' together."""
 
+    max_lingering: int = 512
+    """Streams that this side left and the peer did not end, remembered by their id."""
+
+    max_late_bytes: int = 128 * 1024
+    """Data for such a stream that is only discarded; more is answered with a reset."""
+
     max_control_bytes: int = 1024 * 1024
     """Frames without payload waiting to be sent: a peer that makes us queue more takes nothing and is left."""
 

@@ -6,8 +6,9 @@ Rules of this file are those of the yamux machine. What differs:
 - there is no go away and no ping, and a reset carries no reason.
 
 A stream ends in each direction by a close frame, both ways by a reset. It is forgotten once we closed and
-abandoned it: then data for it, as for any unknown id, is discarded and answered with a reset, and close and reset
-are ignored.
+abandoned it. Data for an unknown id is discarded and answered with a reset, close and reset are ignored; but for the
+streams that we left last some data is discarded without an answer, for a reset would take from the peer what it has
+not read yet.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class MplexMachine:
         self._now = now
         self._next_number = 0
         self._streams: dict[int, MplexStream] = {}
+        self._late: OrderedDict[int, int] = OrderedDict()  # forgotten before the peer's end: what may still come
         self._aborted: set[int] = set()  # in the piece that came last
         self._unaccepted = 0
         self._buffered = 0
@@ -333,13 +335,13 @@ class MplexMachine:
             if not length:
                 return
             if stream is None:
-                self._answer_unknown(stream_id)
+                self._data_for_nobody(stream_id, length)
             elif stream.ended:
                 self._abort(stream, StreamCode.PROTOCOL_VIOLATION, events)
             elif not stream.abandoned:
                 self._payload_stream = stream
         elif stream is None:
-            return
+            self._late.pop(stream_id, None)
         elif flag in {Flag.RESET_RECEIVER, Flag.RESET_INITIATOR}:
             self._reset_by_peer(stream, events)
         elif not stream.ended:
@@ -355,6 +357,7 @@ class MplexMachine:
             self.resets_out += 1
             return
         self._unaccepted += 1
+        self._late.pop(stream_id, None)
         self._streams[stream_id] = MplexStream(stream_id)
         events.append(StreamOpened(stream_id))
 
@@ -382,9 +385,12 @@ class MplexMachine:
             self._aborted.add(stream.id)
             events.append(StreamAborted(stream.id, code, remote=remote))
 
-    def _answer_unknown(self, stream_id: int) -> None:
-        """A reset, but once for a burst of frames on the same id."""
-        if stream_id != self._answered_id:
+    def _data_for_nobody(self, stream_id: int, length: int) -> None:
+        """Nothing for what may still come on a stream that we left, else a reset; once for a burst on the same id."""
+        left = self._late.pop(stream_id, 0) - length
+        if left >= 0:
+            self._late[stream_id] = left
+        elif stream_id != self._answered_id:
             self._answered_id = stream_id
             self._put_reset(stream_id)
             self.dropped += 1
@@ -437,8 +443,13 @@ class MplexMachine:
             stream.held = 0
 
     def _settle(self, stream: MplexStream) -> None:
-        if stream.close_sent and stream.abandoned:
-            self._forget(stream)
+        if not (stream.close_sent and stream.abandoned):
+            return
+        self._forget(stream)
+        if not stream.ended:
+            self._late[stream.id] = self._config.max_late_bytes
+            if len(self._late) > self._config.max_lingering:
+                self._late.popitem(last=False)
 
     def _forget(self, stream: MplexStream) -> None:
         del self._streams[stream.id]

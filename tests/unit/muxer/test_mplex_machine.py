@@ -310,6 +310,50 @@ def test_answers_that_nobody_takes_are_bounded() -> None:
     refuses(machine, b"".join(frame(number, MESSAGE_I, b"x") for number in range(60)))
 
 
+def left_stream(config: MplexConfig | None = None) -> MplexMachine:
+    """A machine that has closed and abandoned stream 7, which its peer has not."""
+    machine = with_stream(config)
+    machine.close(14)
+    machine.abandon(14)
+    assert sent(machine) == [(7, CLOSE_R, b"")]
+    return machine
+
+
+def test_some_data_for_a_stream_that_we_left_is_not_answered() -> None:
+    """A reset would take from the peer what it has not read yet."""
+    machine = left_stream(MplexConfig(max_late_bytes=10))
+    machine.receive_data(frame(7, MESSAGE_I, b"12345") + frame(7, MESSAGE_I, b"67890"))
+    assert sent(machine) == []
+    machine.receive_data(frame(7, MESSAGE_I, b"!"))
+    assert sent(machine) == [(7, RESET_R, b"")]
+
+
+@pytest.mark.parametrize("end", [CLOSE_I, RESET_I])
+def test_what_comes_behind_the_peers_end_is_answered(end: int) -> None:
+    machine = left_stream()
+    machine.receive_data(frame(7, end) + frame(7, MESSAGE_I, b"!"))
+    assert sent(machine) == [(7, RESET_R, b"")]
+
+
+def test_the_number_of_a_stream_that_we_left_may_come_again() -> None:
+    machine = left_stream()
+    assert machine.receive_data(frame(7, NEW) + frame(7, MESSAGE_I, b"!")) == [StreamOpened(14), DataReceived(14, b"!")]
+    assert not machine._late
+
+
+def test_streams_that_we_left_are_bounded() -> None:
+    machine = MplexMachine(config=MplexConfig(max_lingering=2))
+    for number in (1, 2, 3):
+        machine.receive_data(frame(number, NEW))
+        machine.accept(number << 1)
+        machine.close(number << 1)
+        machine.abandon(number << 1)
+    sent(machine)
+    assert len(machine._late) == 2
+    machine.receive_data(frame(1, MESSAGE_I, b"!"))
+    assert sent(machine) == [(1, RESET_R, b"")]
+
+
 def test_verbs_for_unknown_streams_are_our_fault() -> None:
     machine = MplexMachine()
     for verb in (machine.accept, machine.close, machine.abandon, machine.reset, machine.room, machine.window):
