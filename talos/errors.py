@@ -111,9 +111,10 @@ class BadSignature(HandshakeError):
 
 
 class DialError(TalosError):
-    """No address worked; `causes` says for each address why."""
+    """No address worked; `causes` says for each address why, `summary` is the message without them."""
 
     def __init__(self, message: str, causes: Mapping[object, BaseException] | None = None) -> None:
+        self.summary = message
         self.causes: Mapping[object, BaseException] = dict(causes or {})
         details = "; ".join(f"{addr}: {cause}" for addr, cause in list(self.causes.items())[:5])
         more = f"; and {len(self.causes) - 5} more" if len(self.causes) > 5 else ""

@@ -1,34 +1,91 @@
-"""Entry point of the `talos` command. It loads nothing of the network stack by itself."""
+"""Entry point of the `talos` command.
+
+Descriptors come first: a command whose stdout is a wire must own it before anything can print. Then click, and of
+the commands only the one that is called: `--help`, `--version` and completion work from the table here.
+"""
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from talos import __version__
+from talos.cli import streams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "Entry", "main"]
 
-USAGE = 2
+INTERRUPTED = 130
 
 
-class _Parser(argparse.ArgumentParser):
-    """Errors as the rest of Talos prints them: one line, one hint, on stderr."""
+class Entry(NamedTuple):
+    """Where a command lives and how the help tells it."""
 
-    def error(self, message: str) -> None:  # type: ignore[override]  # never returns
-        print(f"{self.prog}: error: {message}", file=sys.stderr)
-        print(f"{self.prog}: hint: see `{self.prog} --help`", file=sys.stderr)
-        raise SystemExit(USAGE)
+    module: str
+    attribute: str
+    help: str
+    group: str
+
+
+COMMANDS = {
+    "init": Entry("talos.cli.commands.init", "init", "make an identity", "start"),
+    "id": Entry("talos.cli.commands.id", "identity", "who I am, or who that is", "start"),
+    "wallet": Entry("talos.cli.commands.wallet", "wallet", "recovery words, passphrase", "start"),
+    "demo": Entry("talos.cli.commands.demo", "demo", "see it work on this machine", "start"),
+    "mcp-serve": Entry("talos.cli.commands.mcp_serve", "mcp_serve", "lend an MCP server to named peers", "agents"),
+    "mcp-connect": Entry("talos.cli.commands.mcp_connect", "mcp_connect", "be that server's stdio here", "agents"),
+    "mcp-config": Entry("talos.cli.commands.mcp_config", "mcp_config", "the entry for an MCP client", "agents"),
+    "audit": Entry("talos.cli.commands.audit", "audit", "who called what, and when", "agents"),
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
-    parser = _Parser(prog="talos", description="A libp2p networking stack on trio.", allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"talos {__version__}")
-    parser.parse_args(arguments)
-    parser.print_help()
-    return 0
+    """Runs the command; returns its exit code. What it does not expect goes to `sys.excepthook`."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _run(given)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        _discard_stdout()
+        return 0
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    streams.mend()
+    wire = streams.claim(arguments)
+    import click
+
+    from talos.cli import crash, program
+    from talos.cli.exits import Failure, problem_of
+    from talos.cli.session import Session
+    from talos.errors import TalosError
+
+    session = Session(wire=wire, json="--json" in arguments)
+    crash.install(session)
+    try:
+        return program.invoke(COMMANDS, arguments, session)
+    except click.Abort:
+        return INTERRUPTED
+    except click.ClickException as error:
+        problem = program.usage_problem(error)
+    except BrokenPipeError:
+        raise
+    except (Failure, TalosError, OSError) as error:
+        found = problem_of(error)
+        if found is None:
+            raise
+        problem = found
+    session.out.problem(problem)
+    return problem.exit
+
+
+def _discard_stdout() -> None:
+    """Nobody reads any more: what is still buffered must not fail again when the interpreter ends."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)

@@ -1,0 +1,143 @@
+"""Exit codes and the words for them: one table for all commands, and the error tree mapped onto it."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from talos.errors import DialError, ListenError, TalosError, WalletError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["CODES", "INTERRUPTED", "OF_CLASS", "Failure", "Problem", "problem_of"]
+
+INTERRUPTED = 130
+SIGNALLED = 128
+
+CODES = {
+    "failed": 1,
+    "usage": 2,
+    "peer_unknown": 2,
+    "peer_ambiguous": 2,
+    "ticket_damaged": 2,
+    "refused": 3,
+    "unreachable": 4,
+    "not_found": 4,
+    "timeout": 4,
+    "no_identity": 5,
+    "wallet_locked": 5,
+    "wallet_open": 5,
+    "wallet_damaged": 5,
+    "config_invalid": 5,
+    "not_supported": 5,
+    "file_unusable": 5,
+    "remote_failed": 6,
+    "record_refused": 7,
+    "verification_failed": 8,
+    "identity_exists": 9,
+    "file_exists": 9,
+    "port_in_use": 9,
+    "address_unusable": 9,
+    "home_in_use": 9,
+}
+"""Each code of the JSON error object and the exit that it has."""
+
+OF_CLASS = {
+    "TalosError": "failed",
+    "ProtocolError": "failed",
+    "LocalProtocolError": "failed",
+    "RemoteProtocolError": "failed",
+    "MessageTooLarge": "failed",
+    "LimitExceeded": "failed",
+    "RefusedByGate": "refused",
+    "DialError": "unreachable",
+    "StreamReset": "unreachable",
+    "RoutingError": "not_found",
+    "PeerNotFound": "not_found",
+    "RecordRejected": "not_found",
+    "ConfigError": "config_invalid",
+    "WalletError": "wallet_damaged",
+    "NotSupported": "not_supported",
+    "HandshakeError": "remote_failed",
+    "PeerIdMismatch": "remote_failed",
+    "BadSignature": "remote_failed",
+    "NegotiationError": "remote_failed",
+    "ChainError": "record_refused",
+    "AuditError": "record_refused",
+    "ProofInvalid": "verification_failed",
+    "ListenError": "address_unusable",
+    "HomeInUse": "home_in_use",
+}
+"""Code by the name of the class: `StreamReset` lives in a module that loads trio."""
+
+_WALLET = {"missing": "no_identity", "locked": "wallet_locked", "open": "wallet_open"}
+_HINTS = {
+    "no_identity": "talos init --name YOU",
+    "wallet_locked": "--passphrase-file FILE, or TALOS_PASSPHRASE_FILE",
+    "wallet_damaged": "talos init --recover --data-dir DIR makes the identity anew from its 24 words",
+    "home_in_use": "wait until it ends, or use another --data-dir",
+    "port_in_use": "--port 0 takes a free one",
+    "record_refused": "nothing was done unrecorded; look at the free space and the owner of the data directory",
+    "verification_failed": "keep the file as it is: it is the evidence",
+    "unreachable": "is the other side running, and is this its address?",
+}
+_RUN = "; run: "
+
+
+class Failure(Exception):
+    """What a command gives up with; `code` is one of CODES and decides the exit."""
+
+    def __init__(self, code: str, message: str, *, hint: str = "", tried: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        if code not in CODES:
+            raise ValueError(f"no exit for code {code!r}")
+        self.code = code
+        self.hint = hint
+        self.tried = tuple(tried)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """An error as it is printed."""
+
+    code: str
+    message: str
+    hint: str = ""
+    tried: tuple[str, ...] = ()
+
+    @property
+    def exit(self) -> int:
+        return CODES[self.code]
+
+
+def problem_of(error: Exception) -> Problem | None:
+    """How `error` is told, nearest class first; None for what should not have come out of a command."""
+    if isinstance(error, Failure):
+        return _problem(error.code, str(error), error.hint, error.tried)
+    if isinstance(error, TalosError):
+        message = str(error)
+        tried: tuple[str, ...] = ()
+        if isinstance(error, DialError):
+            message = error.summary
+            tried = tuple(f"{addr}: {cause}" for addr, cause in error.causes.items())
+        return _problem(_code_of(error), message, "", tried)
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return _problem("file_unusable", f"{where}{error.strerror.lower()}")
+    return None
+
+
+def _problem(code: str, message: str, hint: str = "", tried: tuple[str, ...] = ()) -> Problem:
+    message, _, run = message.partition(_RUN)
+    return Problem(code=code, message=message, hint=hint or run or _HINTS.get(code, ""), tried=tried)
+
+
+def _code_of(error: TalosError) -> str:
+    if isinstance(error, WalletError):
+        return _WALLET.get(error.reason, "wallet_damaged")
+    cause = error.__cause__
+    if isinstance(error, ListenError) and isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
+        return "port_in_use"
+    return next(OF_CLASS[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in OF_CLASS)

@@ -1,0 +1,37 @@
+"""The library's log, to stderr or to a file of the user's own."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from talos.cli.output import printable
+from talos.identity.private_file import FILE_MODE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["LEVELS", "configure"]
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+class _Line(logging.Formatter):
+    """One record, one line, nothing in it that steers a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def configure(level: str, path: Path | None = None) -> None:
+    """Sends the records of `talos` from `level` on to stderr, or to `path` (0600, appended)."""
+    handler = logging.StreamHandler()
+    if path is not None:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+        handler.setStream(os.fdopen(descriptor, "a", encoding="utf-8"))
+    handler.setFormatter(_Line("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logger = logging.getLogger("talos")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level.upper())
+    logger.propagate = False

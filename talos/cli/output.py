@@ -1,0 +1,107 @@
+"""Rules of printing.
+
+- stdout is the answer, stderr the rest. With `--json` the answer is one object on a line, ASCII-escaped, with
+  `"v": 1` and `"kind"`; its fields are those of `schema/<kind>.json`, of which none is ever absent.
+- Every string goes through `printable`: what peers, servers and files wrote never drives a terminal.
+- Errors are `talos: error: …`, lines of what was tried, `talos: hint: …`, or one JSON object; always on stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+    from talos.cli.exits import Problem
+
+__all__ = ["Output", "printable", "short"]
+
+VERSION = 1
+MAX_TRIED = 8
+MAX_INTEGER = 1 << 53
+"""Larger integers go as text: JSON readers keep them in doubles."""
+
+# C0, DEL and C1; bidirectional controls; line and paragraph separators; lone surrogates.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """`text` with every character that steers a terminal written out: `\\x1b`, `\\u202e`."""
+    return _UNSAFE.sub(_escape, text)
+
+
+def short(peer: str) -> str:
+    """A peer id cut in the middle: `12D3KooWQ7cE…x2fA`."""
+    return f"{peer[:12]}…{peer[-4:]}" if len(peer) > 20 else peer
+
+
+class Output:
+    """Where a command prints; the options decide what of it appears."""
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+        self.as_json = as_json
+        self.quiet = quiet
+        self.verbose = verbose
+
+    def line(self, text: str = "") -> None:
+        """One line of the answer."""
+        _print(printable(text), sys.stdout)
+
+    def emit(self, kind: str, **fields: object) -> None:
+        """One JSON object of the answer."""
+        _print(_json(kind, fields), sys.stdout)
+
+    def note(self, text: str) -> None:
+        """One line beside the answer; not with `-q`."""
+        if not self.quiet:
+            _print(printable(text), sys.stderr)
+
+    def detail(self, text: str) -> None:
+        """One line beside the answer, with `-v` only."""
+        if self.verbose and not self.quiet:
+            _print(printable(text), sys.stderr)
+
+    def warn(self, text: str) -> None:
+        """Something that weakens this identity or its record: always said."""
+        _print(f"talos: warning: {printable(text)}", sys.stderr)
+
+    def problem(self, problem: Problem) -> None:
+        """An error, what was tried, and what to do next."""
+        if self.as_json:
+            fields = {"code": problem.code, "exit": problem.exit, "message": problem.message}
+            _print(_json("error", {**fields, "hint": problem.hint or None, "tried": list(problem.tried)}), sys.stderr)
+            return
+        lines = [f"talos: error: {printable(problem.message)}"]
+        lines += [f"  tried {printable(line)}" for line in problem.tried[:MAX_TRIED]]
+        if len(problem.tried) > MAX_TRIED:
+            lines.append(f"  and {len(problem.tried) - MAX_TRIED} more")
+        if problem.hint:
+            lines.append(f"talos: hint: {printable(problem.hint)}")
+        _print("\n".join(lines), sys.stderr)
+
+
+def _print(text: str, stream: TextIO) -> None:
+    print(text, file=stream, flush=True)
+
+
+def _json(kind: str, fields: dict[str, object]) -> str:
+    return json.dumps({"v": VERSION, "kind": kind, **{name: _value(value) for name, value in fields.items()}})
+
+
+def _value(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_INTEGER:
+        return str(value)
+    if isinstance(value, dict):
+        return {name: _value(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_value(inner) for inner in value]
+    return value
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found.group())
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
