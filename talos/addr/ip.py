@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ IpBlock = tuple[int, int, int]
 """IP version, prefix length, and the prefix as a number: a cheap key for counting."""
 
 
+@lru_cache(maxsize=1024)  # asked a dozen times for each connection
 def ip_of(addr: Multiaddr) -> IP | None:
     """The IP address that `addr` begins with, IPv4 also where it is written within IPv6; else None.
 

@@ -107,18 +107,19 @@ class HostConnection:
 
         NegotiationError, LimitExceeded, StreamReset; DialError never: the connection stands.
         """
-        with trio.move_on_after(self._timeouts.open_stream):
+        with trio.move_on_after(self._timeouts.open_stream) as patience:
             own = _OwnStream(await self._open_muxed(), self._own_streams)
             seconds = self._timeouts.negotiate
             try:
                 scope = own.charge(self._scope.stream(inbound=False))
-                with trio.move_on_after(seconds):
-                    stream = await negotiate_outbound(own, self, protocols, answer_seconds=seconds)
-                    scope.negotiated(stream.protocol)
-                    return stream
+                if len(protocols) > 1:  # with one, nothing is waited for before the first receive
+                    patience.deadline = min(patience.deadline, trio.current_time() + seconds)
+                stream = await negotiate_outbound(own, self, protocols, answer_seconds=seconds)
+                scope.negotiated(stream.protocol)
             except BaseException as error:
                 own.reset(reset_code(error))
                 raise
+            return stream
         raise NegotiationError(f"{self.remote_peer} did not agree on {' or '.join(protocols)} in time")
 
     async def _open_muxed(self) -> MuxedStream:

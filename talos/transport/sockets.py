@@ -28,6 +28,8 @@ DEFAULT_RECEIVE_BYTES = 64 * 1024
 UNSENT_BYTES = 128 * 1024
 """What the kernel takes before it calls a socket full: a small message then never queues behind megabytes."""
 _NOTSENT_LOWAT = socket.TCP_NOTSENT_LOWAT
+_IP4 = b"\x04"
+_TCP = b"\x06"
 PASSING_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED})
 # accept(2): errors of the connection that was about to be accepted, which says nothing about the listener.
 _NEWCOMER_ERRNOS = frozenset(
@@ -236,6 +238,8 @@ def tcp_addr(sockaddr: SockAddr) -> Multiaddr:
     """The multiaddr of an AF_INET or AF_INET6 address."""
     host, port = sockaddr[:2]
     scope = sockaddr[3] if len(sockaddr) == 4 else 0
+    if ":" not in host:  # by far the most: no text, no parsing
+        return Multiaddr(_IP4 + socket.inet_aton(host) + _TCP + port.to_bytes(2, "big"))
     return ip_component(host, scope).encapsulate(Multiaddr(f"/tcp/{port}"))
 
 
