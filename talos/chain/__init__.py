@@ -12,7 +12,7 @@ from talos.lazy import lazy_names
 if TYPE_CHECKING:
     from talos.chain.entry import Entry, Kind, Meta
     from talos.chain.file_log import FileLog, FileLogConfig, LogKeys, open_file_log, open_slot
-    from talos.chain.reader import LogSummary, Record, logs_of, read_log, verify_log
+    from talos.chain.reader import LogReader, LogSummary, Record, RecordInvalid, logs_of, read_log, verify_log
 
 __all__ = [
     "Entry",
@@ -20,9 +20,11 @@ __all__ = [
     "FileLogConfig",
     "Kind",
     "LogKeys",
+    "LogReader",
     "LogSummary",
     "Meta",
     "Record",
+    "RecordInvalid",
     "logs_of",
     "open_file_log",
     "open_slot",
@@ -38,9 +40,11 @@ __getattr__ = lazy_names(
         "FileLogConfig": "talos.chain.file_log",
         "Kind": "talos.chain.entry",
         "LogKeys": "talos.chain.file_log",
+        "LogReader": "talos.chain.reader",
         "LogSummary": "talos.chain.reader",
         "Meta": "talos.chain.entry",
         "Record": "talos.chain.reader",
+        "RecordInvalid": "talos.chain.reader",
         "logs_of": "talos.chain.reader",
         "open_file_log": "talos.chain.file_log",
         "open_slot": "talos.chain.file_log",

@@ -35,6 +35,7 @@ __all__ = [
     "LogReader",
     "LogSummary",
     "Record",
+    "RecordInvalid",
     "logs_of",
     "read_log",
     "verify_log",
@@ -43,6 +44,14 @@ __all__ = [
 LOG_NAME = "log"
 HEAD_NAME = "head"
 LOCK_NAME = "lock"
+
+
+class RecordInvalid(ProofInvalid):
+    """The first record that is not what the log's links and commitments say; `index` counts from 1."""
+
+    def __init__(self, directory: Path, index: int, offset: int, reason: str) -> None:
+        super().__init__(f"log {directory}: record {index} (byte {offset}): {reason}")
+        self.directory, self.index, self.offset, self.reason = directory, index, offset, reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +67,7 @@ class LogSummary:
 class LogReader:
     """Gives a log's records in order, each checked; asked again, it goes on with what has come since.
 
-    ProofInvalid names the log, the record and its place. AuditError when the log cannot be read.
+    ProofInvalid names the log, and as RecordInvalid the record and its place. AuditError when the log cannot be read.
     """
 
     def __init__(self, directory: Path, k_priv: Callable[[bytes], bytes]) -> None:
@@ -145,8 +154,8 @@ class LogReader:
             return b"", b"", "it is cut short"
         return data[:size], data[size:], ""
 
-    def _fault(self, what: str) -> ProofInvalid:
-        return ProofInvalid(f"log {self.directory}: record {self.records + 1} (byte {self.offset}): {what}")
+    def _fault(self, what: str) -> RecordInvalid:
+        return RecordInvalid(self.directory, self.records + 1, self.offset, what)
 
 
 def read_log(directory: Path, k_priv: Callable[[bytes], bytes]) -> Iterator[Record]:
