@@ -140,10 +140,8 @@ class MplexMachine:
     def accept(self, stream_id: int) -> None:
         """The application took this stream of the peer, who is not told."""
         stream = self._stream(stream_id)
-        if stream is None:
+        if stream is None or stream.accepted:  # opened, reset and opened in one piece: two events, one stream
             return
-        if stream.accepted:
-            raise LocalProtocolError(f"stream {stream_id} is not waiting to be accepted")
         self._accepted_or_gone(stream)
 
     def send(self, stream_id: int, data: Piece) -> int:

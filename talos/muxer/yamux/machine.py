@@ -143,10 +143,8 @@ class YamuxMachine(StreamTable):
     def accept(self, stream_id: int) -> None:
         """The application took this stream of the peer: ACK goes out with the next frame."""
         stream = self._stream(stream_id)
-        if stream is None:
+        if stream is None or stream.accepted:  # opened, reset and opened in one piece: two events, one stream
             return
-        if stream.accepted:
-            raise LocalProtocolError(f"stream {stream_id} is not waiting to be accepted")
         stream.accepted = True
         self._unaccepted -= 1
         stream.flags |= ACK

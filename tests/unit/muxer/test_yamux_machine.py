@@ -132,8 +132,17 @@ def test_acknowledgement_comes_with_accepting() -> None:
     assert not machine.wants_to_send
     machine.accept(1)
     assert sent(machine) == [(WINDOW, ACK, 1, 0, b"")]
-    with pytest.raises(LocalProtocolError):
+    machine.accept(1)
+    assert not machine.wants_to_send
+
+
+def test_a_stream_opened_twice_in_one_piece_is_one_stream() -> None:
+    machine = YamuxMachine(dialer=False)
+    events = machine.receive_data(window(1, flags=SYN) + window(1, flags=RST) + window(1, flags=SYN))
+    assert events == [StreamOpened(1), StreamAborted(1, 0, remote=True), StreamOpened(1)]
+    for _ in range(2):
         machine.accept(1)
+    assert sent(machine) == [(WINDOW, ACK, 1, 0, b"")]
 
 
 def test_windows_may_be_enlarged_at_once_by_either_side() -> None:
