@@ -42,6 +42,7 @@ __all__ = [
     "LongLine",
     "Problem",
     "inspect",
+    "is_deep",
     "members",
     "printable",
 ]
@@ -62,7 +63,7 @@ _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 def inspect(line: bytes) -> LineInfo:
     """What `line` is, found at once: over 64 KiB rather use `Inspection`, which can be interrupted."""
-    if len(line) > SMALL_LINE_BYTES or _is_deep(line):
+    if len(line) > SMALL_LINE_BYTES or is_deep(line):
         return _scan(line)
     encoding = Problem.NONE
     try:
@@ -118,13 +119,14 @@ class Inspection:
 
 def members(line: bytes) -> list[LineInfo]:
     """What the messages of a batch of at most 64 KiB are; of a longer or malformed one nothing."""
-    if len(line) > SMALL_LINE_BYTES or inspect(line).kind is not Kind.BATCH or _is_deep(line):
+    if len(line) > SMALL_LINE_BYTES or inspect(line).kind is not Kind.BATCH or is_deep(line):
         return []
     value, _, _ = load_value(decode_text(line).lstrip("\ufeff" + _WHITE_SPACE))
     return [_message(member, None) for member in value]
 
 
-def _is_deep(line: bytes) -> bool:
+def is_deep(line: bytes) -> bool:
+    """Whether `line` is nested deeper than a parser should be asked to follow."""
     if line.count(b"[") + line.count(b"{") <= PARSED_DEPTH:
         return False
     depth = 0
