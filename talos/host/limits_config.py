@@ -140,6 +140,7 @@ _SERVICE_OF: Mapping[ProtocolId, str] = MappingProxyType(
         "/meshsub/1.2.0": "gossip",
         "/meshsub/1.3.0": "gossip",
         "/floodsub/1.0.0": "gossip",
+        "/talos/mcp/1.0.0": "mcp",
     }
 )
 
