@@ -118,8 +118,8 @@ def _from_ticket(body: str) -> Name:
     data, check = data[:-_CHECK_BYTES], data[-_CHECK_BYTES:]
     if len(check) < _CHECK_BYTES or check != _check(data):
         raise _damaged("its checksum does not fit")
-    if data[0] != _TICKET_VERSION:
-        raise Failure("ticket_damaged", f"the ticket is of version {data[0]}", hint="a newer talos may read it")
+    if data[:1] != bytes((_TICKET_VERSION,)):
+        raise Failure("ticket_damaged", "the ticket is of another version", hint="a newer talos may read it")
     if len(data) < 34 or data[33] > MAX_TICKET_ADDRS:
         raise _damaged("it does not hold what it should")
     addrs, position = [], 34

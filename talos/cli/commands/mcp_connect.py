@@ -120,7 +120,7 @@ async def _tunnel(
     session: Session, plan: _Plan, reader: trio.abc.ReceiveStream, writer: trio.abc.SendStream
 ) -> Problem | None:
     """The tunnel, or the answer that it cannot be: each request that is open gets an error before we leave."""
-    from talos.mcp import McpConnectConfig, McpExit, answer_and_leave, run_mcp_client
+    from talos.mcp.connect import McpConnectConfig, McpExit, answer_and_leave, run_mcp_client
 
     async with AsyncExitStack() as stack:
         try:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from talos.cli.session import Session
     from talos.host.node import Node
     from talos.identity.wallet import Wallet
-    from talos.mcp import McpServer
     from talos.mcp.policy import Policy
+    from talos.mcp.serve import McpServer
 
 __all__ = ["mcp_serve"]
 
@@ -168,8 +168,8 @@ def _rules(plan: _Plan) -> Policy:
 async def _main(session: Session, plan: _Plan, rules: Policy, wallet: Wallet) -> int:
     import trio
 
-    from talos.mcp import McpServeConfig, open_mcp_server
     from talos.mcp.limits import McpLimits
+    from talos.mcp.serve import McpServeConfig, open_mcp_server
 
     limits = McpLimits() if plan.max_message is None else McpLimits(max_line=plan.max_message)
     settings = McpServeConfig(
