@@ -89,7 +89,8 @@ class McpClient:
 
     def __init__(self) -> None:
         self._to, self.stdin = memory_stream_one_way_pair()
-        self.stdout, self._from = memory_stream_one_way_pair()
+        stdout, self._from = memory_stream_one_way_pair()
+        self.stdout: trio.abc.SendStream = stdout
         self._buffer = b""
         self.got = bytearray()
         """All of stdout."""
@@ -155,6 +156,11 @@ class Tunnel:
     def client(self, number: int = 0, log: MemoryLog | None = None, **changes: Any) -> McpClient:
         """A new client on the node of that number; `changes` are of its configuration."""
         client = McpClient()
+        self.start(client, number, log, **changes)
+        return client
+
+    def start(self, client: McpClient, number: int = 0, log: MemoryLog | None = None, **changes: Any) -> None:
+        """The same for a client that stands."""
         config = McpConnectConfig(
             peer=self.serving.peer_id,
             addrs=tuple(self.serving.addrs),
@@ -165,7 +171,6 @@ class Tunnel:
         config = replace(config, **changes)
         log = log or self.connect_log
         self.nursery.start_soon(self._run, client, self.connecting[number], config, log)
-        return client
 
     async def _run(self, client: McpClient, node: Node, config: McpConnectConfig, log: MemoryLog) -> None:
         with client.scope:

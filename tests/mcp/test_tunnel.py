@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,13 +11,18 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from talos.addr import parse
 from talos.errors import ConfigError
+from talos.identity.keys import PrivateKey
+from talos.identity.peer_id import PeerId
 from talos.mcp.limits import McpLimits
 from talos.mcp.policy import quick_policy
 from talos.mcp.serve import McpServeConfig, open_mcp_server
-from tests.mcp.harness import FAST, call, error_of, request, text_of, tunnel
+from tests.mcp.harness import FAST, McpClient, call, error_of, request, text_of, tunnel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.mcp.harness import Tunnel
 
 INITIALIZE = request(
@@ -202,6 +206,7 @@ async def test_a_server_that_dies_in_a_call_is_told_of() -> None:
         end = await client.end()
         assert end.code == 6
         assert "status 3" in end.message
+        await all_gone(t)
         assert any("status 3" in line for line in t.said)
 
 
@@ -357,20 +362,74 @@ async def test_call_timeout_and_idle_session() -> None:
         assert (await client.end()).code == 6
 
 
+class Stuck(trio.abc.SendStream):
+    """A stdout that nobody reads until it is let go."""
+
+    def __init__(self, behind: trio.abc.SendStream) -> None:
+        self.let_go = trio.Event()
+        self._behind = behind
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.let_go.wait()
+        await self._behind.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.let_go.wait()
+
+    async def aclose(self) -> None:
+        await self._behind.aclose()
+
+
+async def settled(counter: Callable[[], int]) -> int:
+    """The figure, once it grows no more."""
+    before = -1
+    while before != (before := counter()) or not before:  # noqa: ASYNC110 - it is stillness that is waited for
+        await trio.sleep(0.3)
+    return before
+
+
 async def test_a_stuck_client_is_pushed_back_and_harms_nobody() -> None:
-    limits = McpLimits(max_line=1 << 20, window=1 << 18)
+    window = 1 << 18
+    limits = McpLimits(max_line=1 << 18, window=window)
+    lines = 20_000
     async with tunnel(clients=2, limits=limits) as t:
-        reading, writing = os.pipe()
-        stuck = t.client(0)
-        other = t.client(1)
+        other = t.client(1, limits=limits)
         await other.call("echo", text="x")
-        # Nobody takes what the server says: its own writing must come to a halt.
-        blocked = trio.testing.lockstep_stream_one_way_pair()
-        os.close(reading)
-        os.close(writing)
-        del blocked
-        await stuck.send(call("notify", 1, count=1000))
+        already = t.server.stats.bytes_total["down"]
+        client = McpClient()
+        client.stdout = stuck = Stuck(client.stdout)
+        t.start(client, 0, limits=limits)
+        await client.send(call("notify", 1, count=lines))
+        sent = await settled(lambda: t.server.stats.bytes_total["down"] - already)
+        assert 0 < sent <= 2 * window
         assert await other.call("echo", text="unharmed") == "unharmed"
+        stuck.let_go.set()
+        for number in range(lines):
+            assert json.loads(await client.line())["params"]["data"] == number
+        assert text_of(await client.line()) == "sent"
+
+
+@pytest.mark.parametrize("stuck_side", ["client", "server"])
+async def test_the_end_passes_a_stuck_sink(stuck_side: str) -> None:
+    window = 1 << 18
+    limits = McpLimits(max_line=1 << 18, window=window)
+    async with tunnel(limits=limits) as t:
+        client = McpClient()
+        if stuck_side == "client":
+            client.stdout = Stuck(client.stdout)
+        t.start(client, 0, limits=limits)
+        if stuck_side == "client":
+            await client.send(call("notify", 1, count=20_000))
+            assert await settled(lambda: t.server.stats.bytes_total["down"]) <= 2 * window
+        else:
+            pid = int(await client.call("pid"))
+            await client.send(call("stuck", 1, seconds=60), *(call("echo", n, text="z" * 10_000) for n in range(200)))
+            assert await settled(lambda: t.server.stats.bytes_total["up"]) <= 4 * window
+            assert alive(pid)
+        client.scope.cancel()
+        with trio.fail_after(5):
+            await client.ended.wait()
+        await all_gone(t)
 
 
 # ----------------------------------------------------------------------------------- endings
@@ -445,7 +504,7 @@ async def test_a_lost_connection_answers_what_is_open() -> None:
         client = t.client()
         pid = int(await client.call("pid"))
         await client.send(call("sleep", "s", seconds=60))
-        while not t.server.stats.in_flight:
+        while not t.server.stats.in_flight:  # noqa: ASYNC110 - nobody but a test waits for it
             await trio.sleep(0.01)
         await t.serving.connections[0].aclose()
         assert error_of(await client.line()) == (5021, "connection-lost")
@@ -455,9 +514,8 @@ async def test_a_lost_connection_answers_what_is_open() -> None:
 
 async def test_an_offline_peer_is_told_to_the_client() -> None:
     async with tunnel() as t:
-        addrs = tuple(t.serving.addrs)
-        client = t.client(peer=t.connecting[0].peer_id.__class__.from_key(t.connecting[0].key.public_key()), addrs=())
-        del addrs
+        nobody = PeerId.from_key(PrivateKey.generate().public_key)
+        client = t.client(peer=nobody, addrs=(parse("/ip4/127.0.0.1/tcp/9"),))
         await client.send(INITIALIZE)
         assert error_of(await client.line()) == (5031, "unreachable")
         assert (await client.end()).code == 4
@@ -468,7 +526,7 @@ async def test_draining_says_good_bye_and_takes_nobody_new() -> None:
         client = t.client()
         pid = int(await client.call("pid"))
         await client.send(call("sleep", "s", seconds=60))
-        while not t.server.stats.in_flight:
+        while not t.server.stats.in_flight:  # noqa: ASYNC110 - nobody but a test waits for it
             await trio.sleep(0.01)
         await t.server.drain()
         assert error_of(await client.line()) == (5021, "going-away")
