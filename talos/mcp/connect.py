@@ -197,6 +197,7 @@ class _Client:
         self._opened = trio.Event()
         self._outcome: tuple[McpExit, Owed | None] | None = None
         self._ended = trio.Event()
+        self._dialling = trio.CancelScope()
         self._link: Link | None = None
         self._record: Record | None = None
 
@@ -204,8 +205,12 @@ class _Client:
         """See `run_mcp_client`."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._guarded, self._read_stdin)
-            nursery.start_soon(self._guarded, self._tunnel)
+            tunnel_done = trio.Event()
+            nursery.start_soon(self._run_tunnel, tunnel_done)
             await self._ended.wait()
+            if self._link is None:
+                self._dialling.cancel()
+            await tunnel_done.wait()
             assert self._outcome is not None
             end, owed = self._outcome
             if owed is not None and end.code and not self._desk.first_request.is_set():
@@ -311,6 +316,12 @@ class _Client:
         return None
 
     # ------------------------------------------------------------------------------- the tunnel
+
+    async def _run_tunnel(self, done: trio.Event) -> None:
+        """Ends by itself once the session's end is decided; before there is one it may be cancelled."""
+        with self._dialling:
+            await self._guarded(self._tunnel)
+        done.set()
 
     async def _tunnel(self) -> None:
         stream = await self._dial()

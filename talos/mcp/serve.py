@@ -101,6 +101,7 @@ async def open_mcp_server(host: Host, config: McpServeConfig, audit: AuditLog | 
                     await server.drain()
                 server.kill()
                 await server.drain()
+                await server.flush_journal()
 
 
 async def _keep_reaper(config: McpServeConfig, task_status: trio.TaskStatus[Reaper] = trio.TASK_STATUS_IGNORED) -> None:
@@ -195,6 +196,13 @@ class McpServer:
                 await self._journal.run()
             except AuditError as error:
                 self.report(f"a refusal was not recorded: {error}")
+
+    async def flush_journal(self) -> None:
+        """Writes what is still queued of that."""
+        try:
+            await self._journal.flush()
+        except AuditError as error:
+            self.report(f"a refusal was not recorded: {error}")
 
     async def handle(self, stream: Stream) -> None:
         """A peer's stream. The session is not the connection's: it outlives it for as long as stopping takes."""
