@@ -10,6 +10,7 @@ from talos.cli.output import printable
 from talos.identity.private_file import FILE_MODE
 
 if TYPE_CHECKING:
+    from io import TextIOWrapper
     from pathlib import Path
 
 __all__ = ["LEVELS", "configure"]
@@ -24,12 +25,17 @@ class _Line(logging.Formatter):
         return printable(super().format(record))
 
 
+class _PrivateFile(logging.FileHandler):
+    """A file for its owner's eyes, appended."""
+
+    def _open(self) -> TextIOWrapper:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.fdopen(os.open(self.baseFilename, flags, FILE_MODE), "a", encoding="utf-8")
+
+
 def configure(level: str, path: Path | None = None) -> None:
     """Sends the records of `talos` from `level` on to stderr, or to `path` (0600, appended)."""
-    handler = logging.StreamHandler()
-    if path is not None:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
-        handler.setStream(os.fdopen(descriptor, "a", encoding="utf-8"))
+    handler = logging.StreamHandler() if path is None else _PrivateFile(path)
     handler.setFormatter(_Line("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger = logging.getLogger("talos")
     logger.handlers[:] = [handler]

@@ -69,8 +69,6 @@ def _run(arguments: list[str]) -> int:
     crash.install(session)
     try:
         return program.invoke(COMMANDS, arguments, session)
-    except click.Abort:
-        return INTERRUPTED
     except click.ClickException as error:
         problem = program.usage_problem(error)
     except BrokenPipeError:

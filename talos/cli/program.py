@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem
+from click.shell_completion import CompletionItem, shell_complete
 
 from talos import __version__
 from talos.cli.exits import Problem
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Program", "invoke", "usage_problem"]
 
 NAME = "talos"
+COMPLETION = "_TALOS_COMPLETE"
+"""Set by the shell function that `_TALOS_COMPLETE=bash_source talos` prints; click's convention."""
 
 
 class Program(Group):
@@ -71,8 +74,16 @@ class Program(Group):
 
 
 def invoke(entries: Mapping[str, Entry], arguments: list[str], session: Session) -> int:
-    """Runs the program; its exit code."""
-    code = Program(entries).main(arguments, prog_name=NAME, standalone_mode=False, obj=session)
+    """Runs the program; its exit code. Ctrl-C and closed pipes come out as they are, which click's own `main` hides."""
+    program = Program(entries)
+    instruction = os.environ.get(COMPLETION)
+    if instruction:
+        return shell_complete(program, {}, NAME, COMPLETION, instruction)
+    try:
+        with program.make_context(NAME, list(arguments), obj=session) as context:
+            code = program.invoke(context)
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
     return code if isinstance(code, int) else 0
 
 

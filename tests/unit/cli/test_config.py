@@ -1,0 +1,92 @@
+"""config.toml and the environment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from talos.cli import config
+from talos.cli.exits import Failure
+from talos.errors import WalletError
+from talos.identity import private_file
+from talos.identity.home import Home
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    made = Home(tmp_path / "home")
+    made.prepare()
+    return made
+
+
+def put(home: Home, text: str) -> None:
+    private_file.write(home.config, text.encode(), replace=True)
+
+
+def test_no_file_is_the_defaults(home: Home) -> None:
+    assert config.load(home, {}) == config.Config()
+    assert config.Config().node.port == 8766
+
+
+def test_the_environment_stands_over_the_file(home: Home) -> None:
+    put(home, '[node]\nport = 1\nlisten = ["/ip4/127.0.0.1/tcp/1"]\n[mcp]\naudit = "each"\n')
+    found = config.load(home, {"TALOS_NODE_PORT": "2", "TALOS_DIR": "/x", "TALOS_MCP_POLICY": "p.toml"})
+    assert (found.node.port, found.node.listen) == (2, ("/ip4/127.0.0.1/tcp/1",))
+    assert (found.mcp.audit, found.mcp.policy) == ("each", "p.toml")
+    found = config.load(home, {"TALOS_NODE_LISTEN": "/ip4/127.0.0.1/tcp/1, /ip4/127.0.0.2/tcp/2,"})
+    assert found.node.listen == ("/ip4/127.0.0.1/tcp/1", "/ip4/127.0.0.2/tcp/2")
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("[node]\nprot = 1", 'unknown "node.prot"', 'did you mean "node.port"?'),
+        ("[nod]\nport = 1", 'unknown "nod"', 'did you mean "node"?'),
+        ("zzz = 1", 'unknown "zzz"', ""),
+        ("node = 1", "[node] is a section", ""),
+        ('[node]\nport = "1"', "node.port is a number", ""),
+        ("[node]\nport = true", "node.port is a number", ""),
+        ("[node]\nport = 70000", "node.port is 0 to 65535", ""),
+        ("[node]\nlisten = [1]", "node.listen is a list of texts", ""),
+        ("[mcp]\npolicy = 1", "mcp.policy is a text", ""),
+        ('[mcp]\naudit = "none"', 'mcp.audit is "calls"', ""),
+        ("[node\n", "line 1", ""),
+        ("a = " + "[" * 5000, "config.toml", ""),
+    ],
+)
+def test_mistakes_are_named(home: Home, text: str, message: str, hint: str) -> None:
+    put(home, text)
+    with pytest.raises(Failure) as caught:
+        config.load(home, {})
+    assert caught.value.code == "config_invalid"
+    assert message in str(caught.value)
+    assert str(home.config) in str(caught.value)
+    assert caught.value.hint == hint
+
+
+def test_bytes_that_are_no_text(home: Home) -> None:
+    private_file.write(home.config, b"\xff")
+    with pytest.raises(Failure):
+        config.load(home, {})
+
+
+@pytest.mark.parametrize("name", ["TALOS_NODE_PROT", "TALOS_MCP_X", "TALOS_NODE_"])
+def test_a_mistyped_variable_is_an_error(home: Home, name: str) -> None:
+    with pytest.raises(Failure, match=f"{name}: unknown"):
+        config.load(home, {name: "1"})
+
+
+def test_a_variable_of_the_wrong_type(home: Home) -> None:
+    with pytest.raises(Failure, match=r"TALOS_NODE_PORT: node\.port is a number"):
+        config.load(home, {"TALOS_NODE_PORT": "x"})
+
+
+def test_a_configuration_that_others_may_write_is_refused(home: Home) -> None:
+    put(home, "")
+    home.config.chmod(0o666)
+    with pytest.raises(WalletError, match="chmod 600"):
+        config.load(home, {})
