@@ -90,9 +90,9 @@ class FrameDecoder:
     def _judge(self, kind: int, length: int) -> None:
         if length > self._max_line + FRAME_OVERHEAD:
             raise MessageTooLarge(f"mcp: a frame of {length} bytes, the longest line is {self._max_line}")
-        if kind == _LINE:
-            return
-        if kind >= FIRST_IGNORED_KIND and length:
+        if not length:
+            raise RemoteProtocolError("mcp: a frame of length 0")
+        if kind == _LINE or kind >= FIRST_IGNORED_KIND:
             return
         body_range = _BODY_RANGES.get(kind)  # type: ignore[call-overload]  # an int enum's key
         if body_range is None:

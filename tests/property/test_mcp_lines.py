@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 from hypothesis import example, given
@@ -12,7 +13,19 @@ from talos.mcp.line_info import KNOWN_KEYS
 from talos.mcp.scanner import Scanner
 
 SPACE = st.sampled_from(["", "", "", " ", "\t", "\r", " \t "])
-WORDS = ["jsonrpc", "2.0", "initialize", "notifications/cancelled", "tools/call", "a\\b", '"', "é", "\u2028", "[{", "]}"]
+WORDS = [
+    "jsonrpc",
+    "2.0",
+    "initialize",
+    "notifications/cancelled",
+    "tools/call",
+    "a\\b",
+    '"',
+    "é",
+    "\u2028",
+    "[{",
+    "]}",
+]
 TEXT = st.one_of(st.sampled_from([*KNOWN_KEYS, *WORDS]), st.text(max_size=8))
 KEYS = st.sampled_from([*KNOWN_KEYS, "ID", "Method", "paramſ", "_meta", "requestId", "protocolVersion", "x"])
 META = "io.modelcontextprotocol/protocolVersion"
@@ -35,7 +48,9 @@ def _utf16(text: str) -> list[int]:
 
 NUMBERS = st.one_of(
     st.integers(-(2**70), 2**70).map(str),
-    st.sampled_from(["0", "-0", "1.0", "1e2", "-1.50E-3", "1e99999999999999999999", "9" * 1023, "9" * 1025, "9" * 5000]),
+    st.sampled_from(
+        ["0", "-0", "1.0", "1e2", "-1.50E-3", "1e99999999999999999999", "9" * 1023, "9" * 1025, "9" * 5000]
+    ),
     st.floats(allow_nan=False, allow_infinity=False).map(repr),
 )
 SCALARS = st.one_of(spelt_text(), NUMBERS, st.sampled_from(["true", "false", "null", "NaN", "-Infinity", "Infinity"]))
@@ -89,7 +104,7 @@ def lines(draw: st.DrawFn) -> bytes:
 def scanned(line: bytes, cuts: list[int]) -> LineInfo:
     scanner = Scanner()
     edges = [0, *sorted(min(cut, len(line)) for cut in cuts), len(line)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         scanner.feed(line[start:end])
     return scanner.finish()
 
@@ -129,7 +144,7 @@ def test_lines_are_cut_out_whole(content: list[bytes], cuts: list[int], ending: 
     expected = [piece for piece in expected if piece.strip(b" \t\r")]
     decoder = LineDecoder(limit)
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-    got = [item for start, end in zip(edges, edges[1:], strict=False) for item in decoder.receive_data(data[start:end])]
+    got = [item for start, end in itertools.pairwise(edges) for item in decoder.receive_data(data[start:end])]
     got = [item for item in [*got, *decoder.end()] if item is not None]
     assert len(got) == len([piece for piece in expected if piece])
     for item, piece in zip(got, expected, strict=True):
