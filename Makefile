@@ -1,13 +1,16 @@
 # The commands of this project. Each builds the environment it needs; nothing has to be installed by hand.
 PYTHON := .venv/bin/python
 
-.PHONY: help env test interop long bench lock clean
+.PHONY: help env demo test interop long bench lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 env: ## build .venv from the locked, hashed list (Python 3.11 or newer)
 	@scripts/environment
+
+demo: env ## agents on this machine: lend a tool, call it, refuse a stranger, read the record
+	@$(PYTHON) -m talos demo
 
 test: env ## the gate: format, lint, types, floors, generated code, tests, examples, wheel
 	@scripts/check

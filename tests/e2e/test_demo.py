@@ -1,0 +1,212 @@
+"""The demonstration: as it is told, and that each of its claims can fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+import talos.cli
+from talos.cli.demo import world as worlds
+from talos.cli.demo.client import with_standard_library
+from talos.cli.demo.story import STEPS, Story
+from talos.cli.demo.world import Done, World
+from talos.cli.main import main
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TOLD = """\
+talos demo: agents on one machine, no registry, no account
+ 1 identities  ✓ alice PEER   toolhost PEER   mallory PEER   TIME
+ 2 lend        ✓ toolhost lends the example MCP server of this project, in Python to alice's key alone   TIME
+ 3 call        ✓ alice called toolhost's read_note(hello.txt): 'good morning, this is note ID of toolhost'; \
+3 tools listed, byte for byte as without a tunnel (client: mcp VERSION)   TIME
+ 4 refusal     ✓ mallory, not authorised, tried the same: exit 3, and no server was started   TIME
+ 5 audit       ✓ N lines in the log of each side, hash for hash; mallory's attempt in toolhost's   TIME
+ 6 tampering   ✓ one byte of a copied log flipped: verify names record N, exit 8   TIME
+ 7 after       ✓ all ended, no process left, no port open   TIME
+all of it held, in TIME
+Try it:  talos init --name YOU    ·    talos mcp-serve --help    ·    talos mcp-config --help
+"""
+
+
+def run_demo(tmp_path: Path, *words: str, path: str = "/nowhere") -> subprocess.CompletedProcess[str]:
+    """`talos demo` in a temporary directory of its own; without npx unless the path has it."""
+    environment = {**os.environ, "PATH": path, "TMPDIR": str(tmp_path), "PYTHONIOENCODING": "utf-8"}
+    return subprocess.run(
+        [sys.executable, "-m", "talos", "demo", *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+
+
+def test_it_is_told_in_these_words(tmp_path: Path) -> None:
+    done = run_demo(tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    told = re.sub(r"12D3KooW\w{4}…\w{4}", "PEER", done.stdout)
+    told = re.sub(r"\d+\.\d s$", "TIME", told, flags=re.MULTILINE)
+    told = re.sub(r"note [0-9a-f]{8}", "note ID", told)
+    told = re.sub(r"mcp \d+\.\d+\.\d+", "mcp VERSION", told)
+    told = re.sub(r"\d+ lines in|(?<=record )\d+", lambda found: "N lines in" if " " in found[0] else "N", told)
+    assert told == TOLD
+    assert not list(tmp_path.glob("talos-demo-*")), "everything is removed"
+
+
+def test_as_json_it_is_one_object_a_step(tmp_path: Path) -> None:
+    done = run_demo(tmp_path, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    schema = json.loads((Path(talos.cli.__file__).parent / "schema" / "step.json").read_text())
+    steps = [json.loads(line) for line in done.stdout.splitlines()]
+    for number, step in enumerate(steps, 1):
+        Draft202012Validator(schema).validate(step)
+        assert (step["n"], step["ok"]) == (number, True)
+        assert step["claims"]
+    assert [step["name"] for step in steps] == list(STEPS)
+
+
+@pytest.mark.interop
+def test_where_node_is_the_official_server_is_lent(tmp_path: Path) -> None:
+    if shutil.which("npx") is None:
+        pytest.skip("npx is absent")
+    done = run_demo(tmp_path, path=os.environ["PATH"])
+    assert done.returncode == 0, done.stderr
+    assert "the official MCP file server (@modelcontextprotocol/server-filesystem)" in done.stdout
+
+
+def test_it_runs_without_the_mcp_package(story: Story) -> None:
+    """The other client: bare lines."""
+    answer = with_standard_library(list(story.lent.command), list(story.lent.calls))
+    assert answer == {key: story.world.client(story.lent.command, story.lent)[key] for key in answer}
+    with pytest.raises(SystemExit, match="nothing"):
+        with_standard_library(list(story.lent.command), [("nothing", {})])
+
+
+@pytest.fixture(scope="module")
+def story() -> Iterator[Story]:
+    """A story told up to its last step but one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "which", lambda name: None)
+        with World() as world:
+            told = Story(world)
+            for name in STEPS[:-1]:
+                step = told.take(name)
+                assert step.ok, step.failed
+            yield told
+    world.forget()
+
+
+def failing(story: Story, name: str) -> str:
+    step = story.take(name)
+    assert not step.ok
+    return step.failed
+
+
+def test_another_file_on_the_disk_fails_the_call(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "note", property(lambda self: "what nobody read"))
+    assert failing(story, "call") == "alice's client read the note that lies on toolhost's disk"
+
+
+def test_another_answer_of_the_server_fails_the_call(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "direct", lambda self, lent: b'{"jsonrpc":"2.0"}\n')
+    assert failing(story, "call") == "the server's lines arrived byte for byte"
+
+
+def test_a_peer_that_is_gone_fails_the_call(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = story.world.address.replace("/tcp/", "/tcp/1").rpartition("/tcp/")[0]
+    monkeypatch.setattr(World, "address", f"{gone}/tcp/1/p2p/{story.agents['toolhost'].peer_id}")
+    assert "the MCP client failed" in failing(story, "call")
+
+
+def test_an_authorised_mallory_fails_the_refusal(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = World.command
+    monkeypatch.setattr(World, "command", lambda self, name: command(self, "alice"))
+    assert failing(story, "refusal") == "mallory's mcp-connect ended with exit 3, not 0"
+
+
+def test_a_started_server_fails_the_refusal(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    talos_ = World.talos
+
+    def starts_one(self: World, *words: str, **options: Any) -> Done:
+        with self.marks.open("a") as marks:
+            marks.write("1\n")
+        return talos_(self, *words, **options)
+
+    before = story.world.marks.read_text()
+    monkeypatch.setattr(World, "talos", starts_one)
+    assert failing(story, "refusal") == "no server was started for mallory"
+    story.world.marks.write_text(before)
+
+
+def test_a_missing_line_fails_the_audit(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = Story._entries
+    monkeypatch.setattr(Story, "_entries", lambda self, name: entries(self, name)[: -2 if name == "alice" else None])
+    assert failing(story, "audit") == "both sides recorded each line, with equal hashes"
+
+
+def test_an_untouched_copy_fails_the_tampering(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "tamper", lambda self, log: 2)
+    assert failing(story, "tampering") == "one flipped byte in a copied log is found (exit 0)"
+
+
+def test_a_process_or_port_that_is_left_fails_the_end(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last of the story's tests: it ends toolhost."""
+    monkeypatch.setattr(worlds, "END_SECONDS", 0.2)
+    serving = story.world.serving
+    assert serving is not None
+    left = subprocess.Popen([sys.executable, "-c", "input()", str(story.world.path)], stdin=subprocess.PIPE)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        monkeypatch.setattr(World, "address", f"/ip4/127.0.0.1/tcp/{port}/p2p/x")
+        monkeypatch.setattr(worlds, "END_SECONDS", 10.0)
+        monkeypatch.setattr(World, "left", lambda self: self._alive())
+        step = story.take("after")
+    left.communicate()
+    claims = {claim.text: claim.holds for claim in step.claims}
+    assert claims["no port is open"] is False
+    assert any(not holds and text.startswith("no process is left (process ") for text, holds in claims.items())
+    assert story.world.left() == []
+
+
+def test_a_failure_names_the_claim_and_keeps_the_homes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make = World.make
+
+    def careless(self: World, name: str) -> Any:
+        agent = make(self, name)
+        (agent.home / "wallet").chmod(0o644)
+        return agent
+
+    monkeypatch.setattr(World, "make", careless)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert main(["demo"]) == 1
+    told = capsys.readouterr()
+    assert " 1 identities  ✗ the files of alice are readable by their owner alone" in told.out
+    assert "talos: error: the demonstration failed at identities: the files of alice" in told.err
+    (kept,) = tmp_path.glob("talos-demo-*")
+    assert f"kept in {kept}" in told.err
+    assert (kept / "alice" / "wallet").is_file()
+
+
+def test_homes_are_kept_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Story, "steps", lambda self: iter(()))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert main(["demo", "--keep"]) == 0
+    (kept,) = tmp_path.glob("talos-demo-*")
+    assert f"the agents' homes are in {kept}" in capsys.readouterr().out
