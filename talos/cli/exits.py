@@ -137,7 +137,14 @@ def _problem(code: str, message: str, hint: str = "", tried: tuple[str, ...] = (
 def _code_of(error: TalosError) -> str:
     if isinstance(error, WalletError):
         return _WALLET.get(error.reason, "wallet_damaged")
-    cause = error.__cause__
-    if isinstance(error, ListenError) and isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE:
+    if isinstance(error, ListenError) and _errno_below(error) == errno.EADDRINUSE:
         return "port_in_use"
     return next(OF_CLASS[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in OF_CLASS)
+
+
+def _errno_below(error: BaseException) -> int | None:
+    """The system's number for what went wrong, however often it was wrapped."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, OSError):
+        found = found.__cause__
+    return None if found is None else found.errno

@@ -279,7 +279,7 @@ class Node:
     async def _open(self) -> None:
         """Listens; nothing is accepted before all addresses had their try."""
         listening = []
-        causes = []
+        causes: list[ListenError] = []
         for addr in self.config.listen:
             transport = self._transport_for(addr)
             if transport is None:
@@ -290,11 +290,11 @@ class Node:
                 listening.append((task, await task.listen()))
             except ListenError as error:
                 self._listeners.remove(task)
-                causes.append(str(error))
+                causes.append(error)
                 _log.warning("cannot listen: %s", error)
                 self._bus.emit(ServiceFault("listener", error))
         if causes and not listening:
-            raise ListenError(f"none of the addresses can be listened on: {'; '.join(causes)}")
+            raise ListenError(f"none of the addresses can be listened on: {'; '.join(map(str, causes))}") from causes[0]
         for task, listener in listening:
             self._nursery.start_soon(task.run, listener)
 
