@@ -14,7 +14,7 @@ import tomllib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from talos.errors import ConfigError, NotSupported, RemoteProtocolError
+from talos.errors import ConfigError, NotSupported
 from talos.identity.peer_id import PeerId
 from talos.mcp.limits import GrantLimits
 
@@ -196,9 +196,10 @@ def _peer(name: str, spec: Any) -> PeerId:
         raise ConfigError(f"{where}: a name has up to 64 of A-Z a-z 0-9 . _ - and begins with a letter or digit")
     _is_table(spec, where)
     _only(spec, {"id"}, where)
+    text = _text(spec.get("id"), f"{where}: id")
     try:
-        return PeerId.parse(_text(spec.get("id"), f"{where}: id"))
-    except RemoteProtocolError as error:
+        return PeerId.parse(text)
+    except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
 
 

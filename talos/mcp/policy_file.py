@@ -5,20 +5,16 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from talos.errors import ConfigError
 from talos.mcp.policy import MAX_POLICY_BYTES, Policy, parse_policy
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["load_policy"]
 
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
-def load_policy(path: Path | str, *, uid: Callable[[], int] = os.getuid) -> Policy:
+def load_policy(path: Path | str) -> Policy:
     """The policy in the file at `path`. ConfigError when it cannot be read, is not ours alone to write, or is wrong."""
     try:
         with Path(path).open("rb") as file:
@@ -28,6 +24,6 @@ def load_policy(path: Path | str, *, uid: Callable[[], int] = os.getuid) -> Poli
         raise ConfigError(f"policy {path} cannot be read: {error.strerror}") from error
     if status.st_mode & _WRITABLE_BY_OTHERS:
         raise ConfigError(f"policy {path} can be written by group or others: chmod go-w")
-    if status.st_uid not in {uid(), 0}:
+    if status.st_uid not in {os.geteuid(), 0}:
         raise ConfigError(f"policy {path} belongs to another user")
     return parse_policy(data)
