@@ -19,6 +19,7 @@ import trio
 from talos.errors import ConfigError, HandshakeError
 from talos.host.block import background
 from talos.mcp import reaper
+from talos.mcp.pipes import PipeReader, PipeWriter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -234,14 +235,14 @@ class Child:
         self.grace = grace
         self.tag = tag
         self.start = reaper.start_time(process.pid) or ""
-        self.stdin = process.stdin
-        self.stdout = process.stdout
+        self.stdin = PipeWriter(process.stdin)
+        self.stdout = PipeReader(process.stdout)
         self.stderr = process.stderr
         self.signalled = False
         """Whether we sent it a signal: then its status says nothing about the server."""
         self._process = process
         self._stopping = trio.Lock()
-        for pipe in (self.stdin, self.stdout):
+        for pipe in (process.stdin, process.stdout):
             _widen(pipe.fileno())
 
     async def wait(self) -> int:

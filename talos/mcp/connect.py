@@ -23,6 +23,7 @@ from talos.mcp.machine import SessionMachine, cost
 from talos.mcp.record import Record, now_ms
 from talos.mcp.stats import McpStats
 from talos.mcp.transcript import MetaType, Transcript, TranscriptEntries, Way
+from talos.mcp.turn import turn
 from talos.mcp.wire import PROTOCOL_ID, CloseCode, Open
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class _Desk:
 
     async def write(self, lines: Sequence[bytes]) -> None:
         """Whole lines, in order. trio.BrokenResourceError when nobody reads them any more."""
-        async with self._writing:
+        async with turn(self._writing):
             pieces: list[bytes] = []
             size = 0
             for line in lines:
@@ -273,7 +274,7 @@ class _Client:
         assert link is not None
         assert record is not None
         machine = link.machine
-        async with self._sending:
+        async with turn(self._sending):
             fitting = []
             for line, info in lines:
                 if len(line) > machine.peer_max_line:
@@ -376,13 +377,17 @@ class _Client:
                     *of_error(link.error or trio.BrokenResourceError("the peer gave no answer"), self._config.peer)
                 )
                 return
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._guarded, self._send_pending)
-            nursery.start_soon(self._guarded, self._to_client)
-            nursery.start_soon(self._guarded, self._keep_journal)
-            await self._ended.wait()
-            nursery.cancel_scope.cancel()
-        await self._guarded(self._close_record)
+        try:
+            async with trio.open_nursery() as nursery:
+                for task in (self._send_pending, self._to_client, self._keep_journal):
+                    nursery.start_soon(self._guarded, task)
+                await self._ended.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            # What crossed is recorded, also when a signal has cancelled us: but then we have a second.
+            seconds = FAREWELL_SECONDS if self._outcome is None else self._config.limits.audit_late_seconds
+            with trio.move_on_after(seconds, shield=True):
+                await self._guarded(self._close_record)
 
     async def _open_session(self, link: Link, message: Open, accept: Accept) -> None:
         config = self._config
@@ -396,8 +401,8 @@ class _Client:
 
     async def _close_record(self) -> None:
         assert self._record is not None
-        assert self._outcome is not None
-        await self._record.event(MetaType.CLOSED, reason=self._outcome[0].message or "done")
+        reason = self._outcome[0].message or "done" if self._outcome is not None else "signal"
+        await self._record.event(MetaType.CLOSED, reason=reason)
 
     async def _keep_journal(self) -> None:
         assert self._record is not None

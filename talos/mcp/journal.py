@@ -37,7 +37,7 @@ class Journal:
     """Entries on their way to the log, in order. Everything raises AuditError once the log refuses or is late.
 
     `calls`: what `commit` gets is durable on return, what `queue` gets within 50 ms or 256 entries. `each`: both are
-    durable on return. `off`: nothing is written, and callers need not make entries.
+    durable on return. `off`: nothing is decided, and callers need not make entries.
     """
 
     def __init__(self, log: AuditLog | None, mode: str, limits: McpLimits, stats: McpStats) -> None:
@@ -71,13 +71,13 @@ class Journal:
         self._first.ring()
         if len(self._queued) >= FLUSH_ENTRIES:
             self._many.ring()
-        limits = self._limits
-        with trio.move_on_after(limits.audit_late_seconds) as late:
-            while self._pending > limits.audit_queue_entries or self._pending_bytes > limits.audit_queue_bytes:
-                self._many.ring()
-                await self._room.wait()
-        if late.cancelled_caught:
-            raise AuditError("the audit log is late: its queue is full")
+        if self._is_full():
+            with trio.move_on_after(self._limits.audit_late_seconds) as late:
+                while self._is_full():
+                    self._many.ring()
+                    await self._room.wait()
+            if late.cancelled_caught:
+                raise AuditError("the audit log is late: its queue is full")
 
     async def flush(self) -> None:
         """Makes durable what is queued."""
@@ -96,6 +96,10 @@ class Journal:
                     await self._many.wait()
             await self.flush()
 
+    def _is_full(self) -> bool:
+        limits = self._limits
+        return self._pending > limits.audit_queue_entries or self._pending_bytes > limits.audit_queue_bytes
+
     def _add(self, entries: Sequence[AuditEntry]) -> None:
         self._queued.extend(entries)
         size = sum(ENTRY_BYTES + len(entry.detail) + len(entry.sealed) for entry in entries)
@@ -108,14 +112,27 @@ class Journal:
         entries, self._queued = self._queued, []
         size, self._queued_bytes = self._queued_bytes, 0
         assert self._log is not None
+        decided = False
         try:
             with trio.fail_after(self._limits.audit_late_seconds):
                 await self._log.record_many(entries)
+            decided = True
         except trio.TooSlowError as error:
+            decided = True
             raise AuditError(f"the audit log is over {self._limits.audit_late_seconds:g} seconds late") from error
+        except AuditError:
+            decided = True
+            raise
         finally:
-            self._pending -= len(entries)
-            self._pending_bytes -= size
-            self._stats.audit_queue -= len(entries)
-            self._room.set()
-            self._room = trio.Event()
+            if decided:
+                self._forget(len(entries), size)
+            else:  # cancelled: whoever flushes next writes them, and the log knows those that it has
+                self._queued[:0] = entries
+                self._queued_bytes += size
+
+    def _forget(self, entries: int, size: int) -> None:
+        self._pending -= entries
+        self._pending_bytes -= size
+        self._stats.audit_queue -= entries
+        self._room.set()
+        self._room = trio.Event()

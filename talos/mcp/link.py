@@ -47,19 +47,26 @@ class Link:
         self.arrival = Doorbell()
         self.window = Doorbell()
         self._suspended_before = _suspended()
+        self._slept = 0.0
         self._data = Doorbell()
+        self._idle = False
+        self._ready = b""
         self._timer = Doorbell()
         self._sleeps_until = math.inf
         self._peer_hung_up = trio.Event()
         self.machine = make_machine(self.now())
 
     def now(self) -> float:
-        """Seconds that also pass while the machine sleeps."""
-        return trio.current_time() + _suspended() - self._suspended_before
+        """Seconds that also pass while the computer sleeps, which shows when the next deadline is looked at."""
+        return trio.current_time() + self._slept
 
     def wake(self) -> None:
         """To be called after each verb of the machine: there may be something to send, or to do earlier."""
-        self._data.ring()
+        if self._idle:
+            self._ready = self.machine.data_to_send(self.now())
+            if self._ready or self.machine.state is State.CLOSED:
+                self._idle = False
+                self._data.ring()
         deadline = self.machine.next_deadline()
         if deadline is not None and deadline < self._sleeps_until:
             self._timer.ring()
@@ -101,23 +108,27 @@ class Link:
         machine, stream = self.machine, self.stream
         try:
             while True:
-                data = machine.data_to_send(self.now())
+                data = self._ready or machine.data_to_send(self.now())
+                self._ready = b""
                 if data:
                     await stream.send_all(data)
                 elif machine.state is State.CLOSED:
                     await stream.send_eof()
                     return
                 else:
+                    self._idle = True
                     await self._data.wait()
+                    self._idle = False
         except _STREAM_ENDS as error:
             self._broken(error)
 
     async def _keep_time(self) -> None:
         machine = self.machine
         while (deadline := machine.next_deadline()) is not None:
+            self._slept = max(0.0, _suspended() - self._suspended_before)
             if deadline <= self.now():
                 self._take(machine.deadline_passed(self.now()))
-                self._data.ring()
+                self.wake()
                 continue
             self._sleeps_until = deadline
             with trio.move_on_after(deadline - self.now()):

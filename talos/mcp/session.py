@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
+import select
 import signal
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,6 +18,7 @@ from talos.mcp.inspecting import inspected
 from talos.mcp.machine import cost
 from talos.mcp.record import now_ms
 from talos.mcp.transcript import Decision, MetaType, Way
+from talos.mcp.turn import turn
 from talos.mcp.wire import CloseCode
 from talos.muxer.doorbell import Doorbell
 
@@ -37,6 +39,7 @@ __all__ = ["ServeSession"]
 READ_BYTES = 256 * 1024
 WRITE_BYTES = 256 * 1024
 """Short lines are written together up to this."""
+SMALL_WRITE_BYTES = select.PIPE_BUF
 BATCH_LINES = 128
 """So many lines are judged and recorded together; then other sessions have their turn."""
 STDOUT_SECONDS = 1.0
@@ -98,6 +101,7 @@ class ServeSession:
         self._server_requests = Flight(limits)
         self._to_sink: deque[_Judged] = deque()
         self._sink_bell = Doorbell()
+        self._sink_idle = False
         self._sending = trio.Lock()
         self._clock_bell = Doorbell()
         self._last_line = link.now()
@@ -175,7 +179,7 @@ class ServeSession:
                 judged.append(_Judged(b"" if denials else arrived.line, arrived.seq))
             self._last_line = link.now()
             await (self._journal.commit(entries) if calls else self._journal.queue(entries))
-            self._hand_over(*judged)
+            self._write_or_hand_over(judged)
             if errors:
                 await self._send_down(errors)
 
@@ -251,12 +255,31 @@ class ServeSession:
         self._to_sink.extend(judged)
         self._sink_bell.ring()
 
+    def _write_or_hand_over(self, judged: list[_Judged]) -> None:
+        """Spares the other task its turn as long as the server takes what it is given."""
+        if self._sink_idle and not self._to_sink:
+            data = b"".join([piece for line, _ in judged if line for piece in (line, b"\n")])
+            if len(data) <= SMALL_WRITE_BYTES and self._sent_at_once(data):
+                self._machine.consumed(judged[-1].seq, self._link.now())
+                self._link.wake()
+                return
+        self._hand_over(*judged)
+
+    def _sent_at_once(self, data: bytes) -> bool:
+        # The kernel takes so little whole or not at all. What is wrong with the pipe the other task finds out.
+        try:
+            return not data or self._child.stdin.send_nowait(data) == len(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return False
+
     async def _write_server(self) -> None:
         """Writes to the server's stdin in order; when the client's end is reached, the server is stopped."""
         waiting, machine = self._to_sink, self._machine
         while True:
+            self._sink_idle = True
             while not waiting:
                 await self._sink_bell.wait()
+            self._sink_idle = False
             pieces: list[bytes] = []
             size = seq = 0
             ended = False
@@ -368,7 +391,7 @@ class ServeSession:
 
     async def _send_down(self, batch: Sequence[_Down]) -> None:
         """Records the lines and submits them, as the client has room. Their order is that of the calls."""
-        async with self._sending:
+        async with turn(self._sending):
             link, machine = self._link, self._machine
             if self._journal.enabled:
                 numbered = enumerate(batch, machine.sent + 1)

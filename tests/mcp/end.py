@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
@@ -18,6 +18,7 @@ from talos.host.node import open_node
 from talos.identity.keys import PrivateKey
 from talos.identity.peer_id import PeerId
 from talos.mcp.connect import McpConnectConfig, run_mcp_client
+from talos.mcp.pipes import PipeReader, PipeWriter
 from talos.mcp.policy import quick_policy
 from talos.mcp.serve import McpServeConfig, open_mcp_server
 from tests.mcp.harness import MemoryLog
@@ -34,20 +35,20 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-async def serve(seed: str, *command: str) -> int:
+async def serve(seed: str, *command: str) -> NoReturn:
     policy = quick_policy(command, [PeerId.from_key(key_of(seed).public_key)])
     config = McpServeConfig(policy=policy, report=say, grace_seconds=0.5)
     async with open_node(presets.testing()) as node, open_mcp_server(node, config, MemoryLog()):
         print(node.addrs[0], flush=True)
         await trio.sleep_forever()
-    return 0
+    raise AssertionError
 
 
 async def connect(seed: str, addr: str) -> int:
     where, peer = split_peer(parse(addr))
     assert peer is not None
     config = McpConnectConfig(peer=peer, addrs=(where,), report=say)
-    stdin, stdout = trio.lowlevel.FdStream(os.dup(0)), trio.lowlevel.FdStream(os.dup(1))
+    stdin, stdout = PipeReader(trio.lowlevel.FdStream(os.dup(0))), PipeWriter(trio.lowlevel.FdStream(os.dup(1)))
     async with open_node(presets.minimal(key_of(seed))) as node:
         return (await run_mcp_client(node, config, MemoryLog(), stdin, stdout)).code
 
