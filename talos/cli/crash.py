@@ -37,6 +37,7 @@ def install(session: Session) -> None:
 
 def _save(session: Session, text: str) -> Path | None:
     """Writes no local values, only where a home is, and nothing when that fails: there is an error to tell already."""
+    from talos.cli.exits import Failure
     from talos.errors import TalosError
     from talos.identity import private_file
 
@@ -47,6 +48,6 @@ def _save(session: Session, text: str) -> Path | None:
         private_file.make_directory(home.log)
         path = home.log / f"crash-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.txt"
         private_file.write(path, (head + text).encode(errors="backslashreplace"), replace=True)
-    except (OSError, TalosError):
+    except (OSError, TalosError, Failure):
         return None
     return path

@@ -322,6 +322,21 @@ def test_signals_end_the_server_and_the_client(alice: Agent, bob: Agent, number:
         assert b"Traceback" not in said
 
 
+def test_an_ignored_signal_stays_ignored(alice: Agent, bob: Agent) -> None:
+    """`nohup talos mcp-serve` outlives its terminal."""
+    command = shlex.join([*TALOS, "--data-dir", str(alice.home), "mcp-serve", "--listen", "/ip4/127.0.0.1/tcp/0",
+                          "--authorized-peer", bob.peer_id, "--command", "cat", "--json"])  # fmt: skip
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", f"trap '' HUP; exec {command}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=SECONDS)
+    assert process.returncode == 143
+
+
 def test_the_configured_entry_works_in_a_bare_environment(alice: Agent, bob: Agent) -> None:
     """As desktop clients start it: hardly any environment, another directory."""
     with lend(alice, bob) as (_, ready):

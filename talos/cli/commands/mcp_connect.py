@@ -5,7 +5,6 @@ Its stdout carries the server's lines and nothing else; `talos.cli.main` has mov
 
 from __future__ import annotations
 
-import signal
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from talos.cli import logs, names
+from talos.cli import logs, names, signals
 from talos.cli.exits import SIGNALLED, Failure, Problem, problem_of
 from talos.cli.frame import command, passphrase_options
 from talos.errors import TalosError
@@ -90,11 +89,11 @@ async def _main(session: Session, plan: _Plan) -> int:
     assert session.wire is not None
     caught: list[int] = []
     problem: Problem | None = None
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+    with trio.open_signal_receiver(*signals.ending()) as arriving:
         reader, writer = wire.open_reader(session.wire), wire.open_writer(session.wire)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_stop_on_signal, signals, nursery.cancel_scope, caught)
+                nursery.start_soon(_stop_on_signal, arriving, nursery.cancel_scope, caught)
                 problem = await _tunnel(session, plan, reader, writer)
                 nursery.cancel_scope.cancel()
         finally:
@@ -109,8 +108,8 @@ async def _main(session: Session, plan: _Plan) -> int:
     return problem.exit
 
 
-async def _stop_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope, caught: list[int]) -> None:
-    async for number in signals:
+async def _stop_on_signal(arriving: AsyncIterator[int], scope: trio.CancelScope, caught: list[int]) -> None:
+    async for number in arriving:
         caught.append(number)
         scope.cancel()
         return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from talos.cli import config, logs, names
+from talos.cli import config, logs, names, signals
 from talos.cli.exits import SIGNALLED, Failure
 from talos.cli.frame import command, passphrase_options
 from talos.errors import TalosError
@@ -175,14 +175,14 @@ async def _main(session: Session, plan: _Plan, rules: Policy, wallet: Wallet) ->
     settings = McpServeConfig(
         policy=rules, limits=limits, audit=plan.audit, drain_seconds=plan.drain, report=session.out.note
     )
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+    with trio.open_signal_receiver(*signals.ending()) as arriving:
         async with AsyncExitStack() as stack:
             log = await _open_log(stack, session, plan, wallet)
             node = await _open_node(stack, plan, wallet)
             server = await stack.enter_async_context(open_mcp_server(node, settings, log))
             _tell_ready(session, node, rules)
-            number = await _until_told(session, plan, server, signals)
-            await _drain(server, signals)
+            number = await _until_told(session, plan, server, arriving)
+            await _drain(server, arriving)
     return SIGNALLED + number
 
 
@@ -225,9 +225,9 @@ def _tell_ready(session: Session, node: Node, rules: Policy) -> None:
     out.note(f"there: talos mcp-connect {addrs[0] if addrs else node.peer_id}")
 
 
-async def _until_told(session: Session, plan: _Plan, server: McpServer, signals: AsyncIterator[int]) -> int:
+async def _until_told(session: Session, plan: _Plan, server: McpServer, arriving: AsyncIterator[int]) -> int:
     """The signal that ends it. SIGHUP reads a policy file again; without a file it ends like the others."""
-    async for number in signals:
+    async for number in arriving:
         if number != signal.SIGHUP or plan.policy_file is None:
             return number
         try:
@@ -237,12 +237,12 @@ async def _until_told(session: Session, plan: _Plan, server: McpServer, signals:
     raise AssertionError("signals do not end")
 
 
-async def _drain(server: McpServer, signals: AsyncIterator[int]) -> None:
+async def _drain(server: McpServer, arriving: AsyncIterator[int]) -> None:
     """Sessions end, children stop; a second signal kills them."""
     import trio
 
     async def kill_on_signal() -> None:
-        async for number in signals:
+        async for number in arriving:
             if number != signal.SIGHUP:
                 server.kill()
 
