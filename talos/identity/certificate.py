@@ -123,6 +123,8 @@ def _read_certificate(data: bytes, now: datetime) -> tuple[PublicKey, bytes, byt
     certificate = x509.load_der_x509_certificate(data)
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
         raise HandshakeError("certificate is expired or not yet valid")
+    if not data.endswith(b"\0" + certificate.signature):  # the BIT STRING could leave out bits that are zero anyway
+        raise HandshakeError("certificate's signature is not whole bytes")
     _check_algorithm(certificate)
     certificate.verify_directly_issued_by(certificate)
     key, signature = _read_extension(_identity_extension(certificate))

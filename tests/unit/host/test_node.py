@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -23,7 +24,7 @@ from talos.abc import (
     Transport,
 )
 from talos.addr import parse
-from talos.errors import ConfigError, DialError, LimitExceeded, LocalProtocolError, NotSupported
+from talos.errors import ConfigError, DialError, LimitExceeded, LocalProtocolError
 from talos.host.block import background
 from talos.host.config import NodeConfig, Stack
 from talos.host.connection import HostConnection
@@ -199,16 +200,27 @@ async def test_routes_made_before_are_mounted_and_changes_are_told(memory_config
             assert changed.protocols == (ECHO, "/a")
 
 
-async def test_a_missing_extra_is_named_at_start(monkeypatch: pytest.MonkeyPatch, memory_config: Any) -> None:
-    from talos.security.tls import Tls
+def test_a_missing_extra_is_named_at_start() -> None:
+    program = """
+import sys
+sys.modules["OpenSSL"] = None
+import trio
+from talos.errors import NotSupported
+from talos.host.config import NodeConfig, Stack
+from talos.host.node import open_node
+from talos.security.tls import Tls
 
-    monkeypatch.setitem(sys.modules, "OpenSSL", None)
-    for name in [name for name in sys.modules if name.startswith(("OpenSSL.", "talos.security.tls"))]:
-        monkeypatch.delitem(sys.modules, name)
-    stack = Stack(transports=(Memory(),), security=(Tls,))
-    with pytest.raises(NotSupported, match=r"talos\[tls\]"):
-        async with open_node(memory_config(stack=stack)):
-            raise AssertionError("the node opened")
+async def main():
+    async with open_node(NodeConfig(stack=Stack(security=(Tls,)))):
+        print("the node opened")
+
+try:
+    trio.run(main)
+except NotSupported as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert "talos[tls]" in done.stdout
 
 
 # -- peers

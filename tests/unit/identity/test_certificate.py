@@ -306,6 +306,17 @@ def test_every_changed_byte_is_refused() -> None:
             verify([bytes(changed)], now=NOW)
 
 
+def test_a_signature_is_whole_bytes() -> None:
+    """Bits that the BIT STRING calls unused would change nothing where they are zero."""
+    while (data := build())[-1] & 0b11:
+        pass
+    signature = x509.load_der_x509_certificate(data).signature
+    changed = bytearray(data)
+    changed[-len(signature) - 1] = 2
+    with pytest.raises(HandshakeError, match="whole bytes"):
+        verify([bytes(changed)], now=NOW)
+
+
 def test_every_truncation_is_refused() -> None:
     data = build()
     for end in range(0, len(data), 3):
