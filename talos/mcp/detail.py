@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import struct
 from typing import TYPE_CHECKING
 
 from talos.errors import ProofInvalid
@@ -70,20 +71,24 @@ class Tag(enum.IntEnum):
 
 
 _NUMBERS = frozenset((Tag.DECISION, Tag.ANSWERS, Tag.DURATION, Tag.ERROR_CODE, Tag.EXIT_STATUS, Tag.COUNT))
+_HEAD = struct.Struct(">BH")
+_NUMBER_HEADS = {tag: _HEAD.pack(tag, 8) for tag in Tag}
 _TEXTS = frozenset((Tag.SERVER, Tag.METHOD, Tag.NAME, Tag.REASON))
 
 
 def encode_detail(facts: Mapping[Tag, int | str | bytes]) -> bytes:
     """`facts` in their one encoding. Long values are cut, and followed by the SHA-256 of the whole."""
-    out = bytearray()
+    parts: list[bytes] = []
     for tag in sorted(facts):
         value = facts[tag]
         if isinstance(value, int):
-            raw = value.to_bytes(8, "big")
-        else:
-            raw = _cut(value.encode("utf-8", "backslashreplace") if isinstance(value, str) else value, _limit(tag))
-        out += bytes((tag,)) + len(raw).to_bytes(2, "big") + raw
-    return bytes(out)
+            parts.append(_NUMBER_HEADS[tag] + value.to_bytes(8, "big"))
+            continue
+        raw = value.encode("utf-8", "backslashreplace") if isinstance(value, str) else value
+        if len(raw) > MAX_VALUE_BYTES:
+            raw = _cut(raw, MAX_ARGUMENTS_BYTES if tag is Tag.ARGUMENTS else MAX_VALUE_BYTES)
+        parts.append(_HEAD.pack(tag, len(raw)) + raw)
+    return b"".join(parts)
 
 
 def decode_detail(detail: bytes) -> dict[Tag, int | str | bytes]:
@@ -115,10 +120,6 @@ def _value(tag: Tag, raw: bytes) -> int | str | bytes:
     if len(raw) > MAX_VALUE_BYTES:
         return raw[:MAX_VALUE_BYTES].decode("utf-8", "replace") + "..."
     return raw.decode("utf-8", "replace")
-
-
-def _limit(tag: Tag) -> int:
-    return MAX_ARGUMENTS_BYTES if tag is Tag.ARGUMENTS else MAX_VALUE_BYTES
 
 
 def _cut(value: bytes, limit: int) -> bytes:

@@ -69,7 +69,9 @@ def _session_commit(salt: bytes, session: bytes) -> bytes:
 
 
 def _hash(*parts: bytes) -> bytes:
-    digest = hashlib.sha256()
+    if len(parts[-1]) < SMALL_LINE_BYTES:
+        return hashlib.sha256(b"".join(parts)).digest()
+    digest = hashlib.sha256()  # without a copy of the line
     for part in parts:
         digest.update(part)
     return digest.digest()
@@ -156,18 +158,18 @@ class TranscriptEntries:
         if line_hash is None:
             line_hash = transcript.line_hash(way, seq, line)
         transcript.advance(way, seq, line_hash)
-        facts: dict[Tag, int | str | bytes | None] = {
-            Tag.METHOD: info.method,
-            Tag.NAME: info.name if info.name is not None else info.uri,
-            Tag.ID_RAW: info.id_raw,
-            Tag.DECISION: decision,
-            Tag.REASON: reason or None,
-            Tag.POLICY_HASH: policy_hash or None,
-            Tag.ANSWERS: answers,
-            Tag.DURATION: duration_ms,
-            Tag.ERROR_CODE: error_code,
-            Tag.ARGUMENTS: self._arguments(line, info) if self._content == "args" else None,
-        }
+        facts = (
+            (Tag.METHOD, info.method),
+            (Tag.NAME, info.uri if info.name is None else info.name),
+            (Tag.ID_RAW, info.id_raw),
+            (Tag.DECISION, decision),
+            (Tag.REASON, reason or None),
+            (Tag.POLICY_HASH, policy_hash or None),
+            (Tag.ANSWERS, answers),
+            (Tag.DURATION, duration_ms),
+            (Tag.ERROR_CODE, error_code),
+            (Tag.ARGUMENTS, self._arguments(line, info) if self._content == "args" else None),
+        )
         ours = way is self._our_way
         sealed = b""
         if self._content == "full" and len(line) <= SMALL_LINE_BYTES:
@@ -183,7 +185,7 @@ class TranscriptEntries:
             type=info.kind,
             size=len(line),
             sent_ms=now_ms,
-            detail=encode_detail({tag: value for tag, value in facts.items() if value is not None}),
+            detail=encode_detail({tag: value for tag, value in facts if value is not None}),
             sealed=sealed,
             sealed_hash=line_hash,
             session_commit=transcript.session_commit,
