@@ -18,6 +18,7 @@ from talos.host.node import open_node
 from talos.identity.keys import PrivateKey
 from talos.identity.peer_id import PeerId
 from talos.mcp.connect import McpConnectConfig, run_mcp_client
+from talos.mcp.limits import McpLimits
 from talos.mcp.pipes import PipeReader, PipeWriter
 from talos.mcp.policy import quick_policy
 from talos.mcp.serve import McpServeConfig, open_mcp_server
@@ -37,7 +38,7 @@ def say(line: str) -> None:
 
 async def serve(seed: str, *command: str) -> NoReturn:
     policy = quick_policy(command, [PeerId.from_key(key_of(seed).public_key)])
-    config = McpServeConfig(policy=policy, report=say, grace_seconds=0.5)
+    config = McpServeConfig(policy=policy, report=say, grace_seconds=0.5, limits=McpLimits(openings_per_minute=10_000))
     async with open_node(presets.testing()) as node, open_mcp_server(node, config, MemoryLog()):
         print(node.addrs[0], flush=True)
         await trio.sleep_forever()
