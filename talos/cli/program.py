@@ -11,7 +11,7 @@ import click
 from click.shell_completion import CompletionItem, shell_complete
 
 from talos import __version__
-from talos.cli.exits import Problem
+from talos.cli.exits import Failure, Problem
 from talos.cli.frame import HELP, Group
 
 if TYPE_CHECKING:
@@ -117,6 +117,8 @@ def _state(ctx: click.Context) -> None:
     from talos.identity.wallet import public_identity
 
     session: Session = ctx.obj
+    if session.json:
+        raise Failure("usage", "--json needs a command", hint=f"{NAME} --help")
     try:
         found = public_identity(session.home)
         session.out.line(f"{found.name}  {found.peer_text}  in {session.home.path}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,9 +70,10 @@ class Session:
         return not self.no_input and self.wire is None and sys.stdin.isatty() and sys.stderr.isatty()
 
     def unlock(self) -> Wallet:
-        """The wallet in the home; asks for the passphrase only where it must and can."""
+        """The wallet in the home; asks for the passphrase only where it must and can. No core is dumped any more."""
         from talos.identity import wallet
 
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
         return wallet.unlock(self.home, self._passphrase)
 
     def run(self, function: Callable[..., Awaitable[T]], *args: object) -> T:

@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from jsonschema import Draft202012Validator
+
+from talos import cli as talos_cli
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,7 +96,7 @@ def serving(agent: Agent, *arguments: str) -> Iterator[tuple[subprocess.Popen[by
         line = process.stdout.readline()
         if not line:
             pytest.fail(f"mcp-serve did not start: {process.communicate(timeout=SECONDS)[1]!r}")
-        yield process, json.loads(line)
+        yield process, checked(line)
     finally:
         process.kill()
         process.communicate(timeout=SECONDS)
@@ -107,8 +110,17 @@ def lend(alice: Agent, bob: Agent, *more: str) -> contextlib.AbstractContextMana
 def error_of(done: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:
     """The JSON error; nothing that looks like a traceback stands beside it."""
     assert b"Traceback" not in done.stderr
-    found: dict[str, Any] = json.loads(done.stderr.splitlines()[-1])
+    found = checked(done.stderr.splitlines()[-1])
     assert found["exit"] == done.returncode
+    return found
+
+
+def checked(line: bytes) -> dict[str, Any]:
+    """A JSON line against the schema of its kind."""
+    assert line.isascii()
+    found: dict[str, Any] = json.loads(line)
+    schema = Path(talos_cli.__file__).with_name("schema") / f"{found['kind']}.json"
+    Draft202012Validator(json.loads(schema.read_text())).validate(found)
     return found
 
 
@@ -293,6 +305,7 @@ def test_a_server_is_lent_by_key(agents: list[Agent]) -> None:
 
         done = mallory.talos("--json", "mcp-connect", addr, input=PING)
         assert error_of(done)["code"] == "refused"
+        assert mallory.peer_id in error_of(done)["hint"]
         assert json.loads(done.stdout)["error"]["code"] == 5031
         done = bob.talos("--json", "mcp-connect", addr, "--server", "other", input=PING)
         assert (done.returncode, error_of(done)["code"]) == (3, "refused")

@@ -104,7 +104,7 @@ _CELLS = {(False, False): "█", (False, True): "▀", (True, False): "▄", (Tr
 
 def _print_qr(session: Session, ticket: str) -> None:
     """Two modules to a character, dark on light as scanners want it, whatever colours the terminal has."""
-    import qrcode  # type: ignore[import-untyped]
+    import qrcode
 
     code = qrcode.QRCode(border=2)
     code.add_data(ticket.upper())  # upper case alone: a denser code

@@ -143,7 +143,8 @@ async def _tunnel(
         result = await run_mcp_client(node, config, log, reader, writer)
     if not result.code:
         return None
-    return Problem(code=CODE_OF_EXIT[result.code], message=result.message, hint=result.hint)
+    hint = result.hint.replace("YOUR-PEER-ID", str(node.peer_id))
+    return Problem(code=CODE_OF_EXIT[result.code], message=result.message, hint=hint)
 
 
 def _target(plan: _Plan) -> tuple[PeerId, tuple[Multiaddr, ...]]:

@@ -212,7 +212,7 @@ def test_id_brings_a_lost_public_copy_back(talos_: Talos, home: Path) -> None:
 
 
 def test_the_code_to_scan_is_the_ticket(talos_: Talos) -> None:
-    import qrcode  # type: ignore[import-untyped]
+    import qrcode
 
     talos_("init", "--name", "Alice")
     expected = qrcode.QRCode(border=2)

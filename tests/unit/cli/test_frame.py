@@ -45,6 +45,7 @@ def test_talos_alone_says_how_it_stands(talos_: Talos) -> None:
     assert talos_().out.startswith("no identity yet; start: talos init --name YOU\n")
     talos_("init", "--name", "Alice")
     assert talos_().out.startswith("Alice  12D3KooW")
+    assert talos_("--json").error()["code"] == "usage"
 
 
 @pytest.mark.parametrize(
