@@ -147,19 +147,24 @@ def command(peer: str) -> Peer:
 
     Blocks for minutes when it builds; two callers at once share one build. Raises ToolchainAbsent or BuildFailed.
     """
-    recipe = RECIPES[peer]
+    recipe, source = RECIPES[peer], SOURCE / peer
+    folder = built(peer, recipe, source)
+    argv = tuple(str(folder / word) if word.startswith("./") else word for word in recipe.program)
+    return Peer(name=peer, version=recipe.version(source), argv=argv)
+
+
+def built(peer: str, recipe: Recipe, source: Path) -> Path:
+    """The folder of what the recipe makes of `source`, built now where it is absent. Raises as `command` does."""
     for tool in recipe.tools:
         if shutil.which(tool) is None:
             raise ToolchainAbsent(peer, tool)
-    source = SOURCE / peer
     folder = cache() / f"{peer}-{_key(recipe, source)}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _lock(folder.parent / f"{peer}.lock"):
             if not folder.is_dir():
                 _build(peer, recipe, source, folder)
-    argv = tuple(str(folder / word) if word.startswith("./") else word for word in recipe.program)
-    return Peer(name=peer, version=recipe.version(source), argv=argv)
+    return folder
 
 
 def _key(recipe: Recipe, source: Path) -> str:
