@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import trio
 
@@ -14,7 +14,7 @@ from talos.host.block import background
 from talos.mcp.endings import McpExit, Owed, of_closed, of_error, of_refusal
 from talos.mcp.event import Opened, Refused
 from talos.mcp.flight import Code, Flight, error_line
-from talos.mcp.framing import Kind, LineDecoder, LongLine
+from talos.mcp.framing import Kind, LineDecoder, LongLine, members
 from talos.mcp.inspecting import inspected
 from talos.mcp.journal import Journal, check_mode
 from talos.mcp.limits import McpLimits
@@ -22,7 +22,7 @@ from talos.mcp.link import Link
 from talos.mcp.machine import SessionMachine, cost
 from talos.mcp.record import Record, now_ms
 from talos.mcp.stats import McpStats
-from talos.mcp.transcript import MetaType, Transcript, TranscriptEntries, Way
+from talos.mcp.transcript import REDACTED_KEYS, MetaType, Transcript, TranscriptEntries, Way
 from talos.mcp.turn import turn
 from talos.mcp.wire import PROTOCOL_ID, CloseCode, Open
 
@@ -69,6 +69,10 @@ class McpConnectConfig:
     """Whether a relayed connection will do."""
     audit: str = "calls"
     """`calls`: entries are queued before their line goes on; `each`: durable before; `off`."""
+    audit_content: Literal["hash", "args", "full"] = "hash"
+    """What of a line is kept besides its hash: nothing, the arguments of calls, or all up to 64 KiB."""
+    redact: tuple[str, ...] = REDACTED_KEYS
+    """Globs of the keys whose values are left out of kept arguments."""
     limits: McpLimits = field(default_factory=McpLimits)
     drain_seconds: float = 5.0
     """How long open requests may go on when the client has closed stdin."""
@@ -130,17 +134,18 @@ class _Desk:
                 await self.too_large(item.info, self.limits.max_line)
             else:
                 info = await inspected(item)
-                if info.kind is Kind.REQUEST:
-                    self.opened(info, 0, 0.0)
+                self.read(item, info)
                 lines.append((item, info))
                 if len(lines) % BATCH_LINES == 0:
                     await trio.lowlevel.checkpoint()
         return lines
 
-    def opened(self, info: LineInfo, seq: int, now: float) -> None:
-        """A request was read, or has its number now."""
-        self.requests.opened(info, seq, now)
-        self.first_request.set()
+    def read(self, line: bytes, info: LineInfo, seq: int = 0, now: float = 0.0) -> None:
+        """A line was read, or has its number now: its requests will be owed an answer."""
+        for each in messages(line, info):
+            if each.kind is Kind.REQUEST:
+                self.requests.opened(each, seq, now)
+                self.first_request.set()
 
     async def too_large(self, info: LineInfo, limit: int) -> None:
         """Answers a line that cannot be sent, where it has an answer."""
@@ -171,6 +176,11 @@ class _Desk:
                 await self.write(errors)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass  # nobody is there to be told
+
+
+def messages(line: bytes, info: LineInfo) -> Sequence[LineInfo]:
+    """Those of a batch, else the line's own."""
+    return members(line) if info.kind is Kind.BATCH else (info,)
 
 
 class _Client:
@@ -286,7 +296,7 @@ class _Client:
             now = link.now()
             entries: list[AuditEntry] = []
             for seq, (line, info) in enumerate(fitting, machine.sent + 1):
-                answers = self._note(info, seq, now)
+                answers = self._note(line, info, seq, now)
                 if record.journal.enabled:
                     entry = record.entries.line(
                         Way.UP,
@@ -306,13 +316,12 @@ class _Client:
                 self._stats.line("up", info.kind.name.lower(), len(line))
             link.wake()
 
-    def _note(self, info: LineInfo, seq: int, now: float) -> OpenRequest | None:
+    def _note(self, line: bytes, info: LineInfo, seq: int, now: float) -> OpenRequest | None:
         """Keeps count of requests; gives the server's request that the line answers."""
-        if info.kind is Kind.REQUEST:
-            self._desk.opened(info, seq, now)
-        elif info.kind is Kind.RESPONSE:
+        self._desk.read(line, info, seq, now)
+        if info.kind is Kind.RESPONSE:
             return self._server_requests.answered(info, now).request
-        elif info.cancels is not None:
+        if info.cancels is not None:
             self._desk.requests.cancelled(info.cancels)
         return None
 
@@ -393,7 +402,15 @@ class _Client:
         config = self._config
         transcript = Transcript(message.nonce, accept.nonce, accept.session)
         self._record = Record(
-            TranscriptEntries(transcript, self._host.peer_id, config.peer, connects=True, server=accept.server),
+            TranscriptEntries(
+                transcript,
+                self._host.peer_id,
+                config.peer,
+                connects=True,
+                server=accept.server,
+                content=config.audit_content,
+                redact=config.redact,
+            ),
             Journal(self._audit, config.audit, config.limits, self._stats),
         )
         self._link = link
@@ -456,10 +473,11 @@ class _Client:
         info = await inspected(arrived.line)
         self._stats.line("down", info.kind.name.lower(), len(arrived.line))
         request = None
-        if info.kind is Kind.RESPONSE:
-            request = self._desk.requests.answered(info, link.now()).request
-        elif info.kind is Kind.REQUEST:
-            self._server_requests.opened(info, arrived.seq, link.now())
+        for each in messages(arrived.line, info):
+            if each.kind is Kind.RESPONSE:
+                request = self._desk.requests.answered(each, link.now()).request
+            elif each.kind is Kind.REQUEST:
+                self._server_requests.opened(each, arrived.seq, link.now())
         if not record.journal.enabled:
             return ()
         entry = record.entries.line(

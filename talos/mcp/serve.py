@@ -8,7 +8,7 @@ import secrets
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import trio
 
@@ -25,7 +25,7 @@ from talos.mcp.machine import SessionMachine, State
 from talos.mcp.record import Record, now_ms
 from talos.mcp.session import ServeSession, exit_text
 from talos.mcp.stats import McpStats
-from talos.mcp.transcript import MetaType, Transcript, TranscriptEntries, refusal_entry
+from talos.mcp.transcript import REDACTED_KEYS, MetaType, Transcript, TranscriptEntries, refusal_entry
 from talos.mcp.wire import PROTOCOL_ID, Accept, CloseCode, Open, Status
 
 if TYPE_CHECKING:
@@ -55,6 +55,10 @@ class McpServeConfig:
     limits: McpLimits = field(default_factory=McpLimits)
     audit: str = "calls"
     """`calls`: a request is durable in the log before the server sees it; `each`: every line; `off`."""
+    audit_content: Literal["hash", "args", "full"] = "hash"
+    """What of a line is kept besides its hash: nothing, the arguments of calls, or all up to 64 KiB."""
+    redact: tuple[str, ...] = REDACTED_KEYS
+    """Globs of the keys whose values are left out of kept arguments."""
     drain_seconds: float = 5.0
     """How long a server with open requests may go on when its client has ended."""
     grace_seconds: float = GRACE_SECONDS
@@ -149,6 +153,8 @@ class McpServer:
             raise ConfigError("the policy grants nothing to anybody")
         self._programs = {spec.name: resolve(spec.command, spec.cwd) for spec in policy.servers.values()}
         self._admission.policy = policy
+        if policy.allow_any:
+            self.report("any peer may use what is lent: allow_any is set")
 
     async def reload(self, policy: Policy) -> None:
         """New rules, from the next line on; sessions whose grant is gone are closed. ConfigError leaves the old ones.
@@ -309,7 +315,15 @@ class McpServer:
         )
         transcript = Transcript(message.nonce, accept.nonce, accept.session)
         record = Record(
-            TranscriptEntries(transcript, self._host.peer_id, info.peer, connects=False, server=info.server),
+            TranscriptEntries(
+                transcript,
+                self._host.peer_id,
+                info.peer,
+                connects=False,
+                server=info.server,
+                content=config.audit_content,
+                redact=config.redact,
+            ),
             Journal(self._audit, config.audit, config.limits, self.stats),
         )
         try:

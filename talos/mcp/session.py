@@ -358,6 +358,10 @@ class ServeSession:
                 return ()
         elif info.kind is Kind.REQUEST:
             self._server_requests.opened(info, self._machine.sent + 1, self._link.now())
+        elif info.kind is Kind.BATCH:
+            for member in members(line):
+                if member.kind is Kind.RESPONSE:
+                    self._answered(member)
         return (_Down(line, info, request),)
 
     def _answered(self, info: LineInfo) -> tuple[OpenRequest | None, bool]:

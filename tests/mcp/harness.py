@@ -70,6 +70,11 @@ def call(tool: str, id_: Any = 1, **arguments: Any) -> bytes:
     return request("tools/call", id_, name=tool, arguments=arguments)
 
 
+INITIALIZE = request(
+    "initialize", 0, protocolVersion="2025-06-18", capabilities={}, clientInfo={"name": "t", "version": "1"}
+)
+
+
 def text_of(line: bytes) -> str:
     """What a tool answered."""
     text = json.loads(line)["result"]["content"][0]["text"]
@@ -227,3 +232,18 @@ async def _keep_node(config: Any, task_status: trio.TaskStatus[Node]) -> None:
     async with open_node(config) as node:
         task_status.started(node)
         await trio.sleep_forever()
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+async def all_gone(t: Tunnel, *pids: int) -> None:
+    """Nothing of these is left, and the server knows of no session."""
+    with trio.fail_after(10):
+        while t.server.sessions or any(alive(pid) for pid in pids):  # noqa: ASYNC110 - foreign processes
+            await trio.sleep(0.02)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,31 +17,11 @@ from talos.identity.peer_id import PeerId
 from talos.mcp.limits import McpLimits
 from talos.mcp.policy import quick_policy
 from talos.mcp.serve import McpServeConfig, open_mcp_server
-from tests.mcp.harness import FAST, McpClient, call, error_of, request, text_of, tunnel
+from tests.mcp.harness import FAST, INITIALIZE, McpClient, alive, all_gone, call, error_of, request, text_of, tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from tests.mcp.harness import Tunnel
-
-INITIALIZE = request(
-    "initialize", 0, protocolVersion="2025-06-18", capabilities={}, clientInfo={"name": "t", "version": "1"}
-)
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX"
-
-
-async def all_gone(t: Tunnel, *pids: int) -> None:
-    """Nothing of these is left, and the server knows of no session."""
-    with trio.fail_after(10):
-        while t.server.sessions or any(alive(pid) for pid in pids):  # noqa: ASYNC110 - foreign processes
-            await trio.sleep(0.02)
+    from pathlib import Path
 
 
 async def test_one_call_of_each_era() -> None:
