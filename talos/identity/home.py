@@ -5,6 +5,7 @@
     audit/                                the node's audit log
     mcp/connect/<server>-<n>/             one audit log for each connection that runs beside others
     log/                                  crash reports
+    run/metrics.token                     who may read the numbers of this run
     lock                                  never deleted
 
 All of it is 0700 and 0600. Calls block on the disk.
@@ -68,6 +69,10 @@ class Home:
     @property
     def log(self) -> Path:
         return self.path / "log"
+
+    @property
+    def metrics_token(self) -> Path:
+        return self.path / "run" / "metrics.token"
 
     @property
     def lock_file(self) -> Path:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from talos import __version__
 from talos.cli import logs, names, signals
 from talos.cli.exits import SIGNALLED, Failure, Problem, problem_of
 from talos.cli.frame import command, passphrase_options
@@ -136,6 +137,7 @@ async def _tunnel(
             peer=peer,
             addrs=addrs,
             server=plan.server,
+            agent=f"talos/{__version__}",
             connect_timeout=plan.seconds,
             audit=plan.audit,
             report=session.out.detail,

@@ -52,6 +52,7 @@ class _Plan:
     audit: str
     drain: float
     max_message: int | None
+    metrics: str | None
 
 
 @command("mcp-serve", help="Lends an MCP server to the peers named, by their keys. Without a grant it does not start.")
@@ -69,6 +70,7 @@ class _Plan:
               help="seconds that open requests get at the end")  # fmt: skip
 @click.option("--max-message", type=click.IntRange(1024), metavar="BYTES", help="longest line (default 16 MiB)")
 @click.option("--audit", type=click.Choice(AUDIT_MODES), help="what is recorded first (default: calls)")
+@click.option("--metrics", metavar="ADDR", help="numbers for Prometheus there, as 127.0.0.1:9469")
 @passphrase_options
 def mcp_serve(
     session: Session,
@@ -86,6 +88,7 @@ def mcp_serve(
     drain: float,
     max_message: int | None,
     audit: str | None,
+    metrics: str | None,
 ) -> int:
     home = session.home
     home.check()
@@ -106,6 +109,7 @@ def mcp_serve(
         audit=audit or settings.mcp.audit,
         drain=drain,
         max_message=max_message,
+        metrics=metrics,
     )
     logs.configure("debug" if session.debug else "info" if session.verbose else "warning")
     with home.lock():
@@ -180,6 +184,8 @@ async def _main(session: Session, plan: _Plan, rules: Policy, wallet: Wallet) ->
             log = await _open_log(stack, session, plan, wallet)
             node = await _open_node(stack, plan, wallet)
             server = await stack.enter_async_context(open_mcp_server(node, settings, log))
+            if plan.metrics is not None:
+                session.out.note(f"numbers at {await _open_metrics(stack, session, plan.metrics, server)}")
             _tell_ready(session, node, rules)
             number = await _until_told(session, plan, server, arriving)
             await _drain(server, arriving)
@@ -205,6 +211,14 @@ async def _open_node(stack: AsyncExitStack, plan: _Plan, wallet: Wallet) -> Node
 
     listen = tuple(parse(text) for text in plan.listen)
     return await stack.enter_async_context(open_host(replace(presets.server(wallet.identity), listen=listen)))
+
+
+async def _open_metrics(stack: AsyncExitStack, session: Session, listen: str, server: McpServer) -> str:
+    from talos.cli.metrics import open_metrics
+
+    token = session.home.metrics_token
+    url = await stack.enter_async_context(open_metrics(listen, token, server.stats.prometheus))
+    return f"{url}, for who has the token in {token}"
 
 
 def _tell_ready(session: Session, node: Node, rules: Policy) -> None:

@@ -92,6 +92,7 @@ def serve_plan(peers: tuple[str, ...], **changes: Any) -> mcp_serve._Plan:
         "audit": "calls",
         "drain": 1.0,
         "max_message": None,
+        "metrics": None,
     }
     return mcp_serve._Plan(**{**plan, **changes})
 
@@ -154,6 +155,27 @@ async def test_ready_in_words_names_what_to_type_there(make_session: MakeSession
         assert f'  "default" for {client.peer_id}' in heard.said
         code, _ = await connect(bob, peer, PING)
         assert code == 0
+
+
+async def test_the_numbers_of_a_run(make_session: MakeSession) -> None:
+    (alice, owner), (bob, client) = make_session("alice", json=True), make_session("bob")
+    async with served(alice, owner, serve_plan((str(client.peer_id),), metrics="127.0.0.1:0")) as heard:
+        assert (await connect(bob, heard.objects[0]["addrs"][0], PING))[0] == 0
+        (said,) = [line for line in heard.said if line.startswith("numbers at ")]
+        url = said.split()[2].rstrip(",")
+        token = alice.home.metrics_token.read_text().strip()
+        answer = await fetch(url, f"GET /metrics HTTP/1.1\r\nAuthorization: Bearer {token}\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"talos_mcp_opens_total" in answer
+        assert str(client.peer_id).encode() not in answer
+    assert not alice.home.metrics_token.exists()
+
+
+async def fetch(url: str, request: str) -> bytes:
+    host, _, port = url.removeprefix("http://").removesuffix("/metrics").rpartition(":")
+    async with await trio.open_tcp_stream(host.strip("[]"), int(port)) as stream:
+        await stream.send_all(request.encode())
+        return b"".join([piece async for piece in stream])
 
 
 async def test_who_is_not_named_is_refused(make_session: MakeSession) -> None:
