@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from talos.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from talos.mcp.connect import McpConnectConfig, answer_and_leave, run_mcp_client
+    from talos.mcp.connect import McpConnectConfig, run_mcp_client
+    from talos.mcp.desk import answer_and_leave
     from talos.mcp.endings import McpExit
     from talos.mcp.limits import GrantLimits, McpLimits
     from talos.mcp.policy import Policy, parse_policy, quick_policy
@@ -46,7 +47,7 @@ _HOMES = {
     "McpStats": "talos.mcp.stats",
     "Policy": "talos.mcp.policy",
     "SessionInfo": "talos.mcp.serve",
-    "answer_and_leave": "talos.mcp.connect",
+    "answer_and_leave": "talos.mcp.desk",
     "load_policy": "talos.mcp.policy_file",
     "open_mcp_server": "talos.mcp.serve",
     "parse_policy": "talos.mcp.policy",

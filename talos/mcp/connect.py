@@ -11,10 +11,11 @@ import trio
 
 from talos.errors import AuditError, DialError, RemoteProtocolError, TalosError
 from talos.host.block import background
+from talos.mcp.desk import FIRST_REQUEST_SECONDS, READ_BYTES, Desk, answer_and_leave, messages
 from talos.mcp.endings import McpExit, Owed, of_closed, of_error, of_refusal
 from talos.mcp.event import Opened, Refused
-from talos.mcp.flight import Code, Flight, error_line
-from talos.mcp.framing import Kind, LineDecoder, LongLine, members
+from talos.mcp.flight import Code, Flight
+from talos.mcp.framing import Kind, LineDecoder
 from talos.mcp.inspecting import inspected
 from talos.mcp.journal import Journal, check_mode
 from talos.mcp.limits import McpLimits
@@ -27,7 +28,7 @@ from talos.mcp.turn import turn
 from talos.mcp.wire import PROTOCOL_ID, CloseCode, Open
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from multiaddr import Multiaddr
 
@@ -40,15 +41,12 @@ if TYPE_CHECKING:
 
 __all__ = ["McpConnectConfig", "McpExit", "answer_and_leave", "run_mcp_client"]
 
-READ_BYTES = 256 * 1024
 WRITE_BYTES = 256 * 1024
+"""Short lines are written together up to this."""
 BATCH_LINES = 128
-FIRST_REQUEST_SECONDS = 2.0
-"""How long a failure waits for a request, so that it can be told."""
 EOF_SECONDS = 1.0
 """How long serve's end is waited for after that of the client, when nothing is open."""
 FAREWELL_SECONDS = 1.0
-ERRORS_SECONDS = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -96,93 +94,6 @@ async def run_mcp_client(
     return await _Client(host, config, audit, stdin, stdout).run()
 
 
-async def answer_and_leave(
-    stdin: trio.abc.ReceiveStream,
-    stdout: trio.abc.SendStream,
-    end: McpExit,
-    *,
-    reason: str = "failed",
-    limits: McpLimits | None = None,
-) -> McpExit:
-    """For failures before there is a node: answers the first requests, within 2 seconds, with 5031. Gives `end`."""
-    desk = _Desk(stdout, limits or McpLimits())
-    with trio.move_on_after(FIRST_REQUEST_SECONDS):
-        decoder = LineDecoder(desk.limits.max_line)
-        while not desk.requests.open and (data := await stdin.receive_some(READ_BYTES)):
-            await desk.take(decoder.receive_data(bytes(data)))
-    await desk.answer_all(Owed(Code.UNREACHABLE, reason))
-    return end
-
-
-class _Desk:
-    """The client's end: its requests, and its stdout, which one task writes to at a time."""
-
-    def __init__(self, stdout: trio.abc.SendStream, limits: McpLimits) -> None:
-        self.limits = limits
-        self.requests = Flight(limits)
-        self.first_request = trio.Event()
-        self._stdout = stdout
-        self._writing = trio.Lock()
-
-    async def take(self, items: Iterable[bytes | LongLine | None]) -> list[tuple[bytes, LineInfo]]:
-        """The lines of the client; its requests are known from here on. A line over our limit is answered."""
-        lines: list[tuple[bytes, LineInfo]] = []
-        for item in items:
-            if item is None:
-                await trio.lowlevel.checkpoint()
-            elif isinstance(item, LongLine):
-                await self.too_large(item.info, self.limits.max_line)
-            else:
-                info = await inspected(item)
-                self.read(item, info)
-                lines.append((item, info))
-                if len(lines) % BATCH_LINES == 0:
-                    await trio.lowlevel.checkpoint()
-        return lines
-
-    def read(self, line: bytes, info: LineInfo, seq: int = 0, now: float = 0.0) -> None:
-        """A line was read, or has its number now: its requests will be owed an answer."""
-        for each in messages(line, info):
-            if each.kind is Kind.REQUEST:
-                self.requests.opened(each, seq, now)
-                self.first_request.set()
-
-    async def too_large(self, info: LineInfo, limit: int) -> None:
-        """Answers a line that cannot be sent, where it has an answer."""
-        if info.kind in (Kind.REQUEST, Kind.OPAQUE):
-            await self.write((error_line(Code.TOO_LARGE, "too-large", info.id_raw, limit=limit),))
-
-    async def write(self, lines: Sequence[bytes]) -> None:
-        """Whole lines, in order. trio.BrokenResourceError when nobody reads them any more."""
-        async with turn(self._writing):
-            pieces: list[bytes] = []
-            size = 0
-            for line in lines:
-                pieces += (line, b"\n")
-                size += len(line) + 1
-            if size <= 2 * WRITE_BYTES:
-                await self._stdout.send_all(b"".join(pieces))
-            else:
-                for piece in pieces:  # a long line is not copied
-                    await self._stdout.send_all(piece)
-
-    async def answer_all(self, owed: Owed) -> None:
-        """An error for each open request; a client that does not take them within 2 seconds goes without."""
-        errors = [line for _, line in self.requests.owed(owed.code, owed.reason)]
-        if not errors:
-            return
-        with trio.move_on_after(ERRORS_SECONDS):
-            try:
-                await self.write(errors)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # nobody is there to be told
-
-
-def messages(line: bytes, info: LineInfo) -> Sequence[LineInfo]:
-    """Those of a batch, else the line's own."""
-    return members(line) if info.kind is Kind.BATCH else (info,)
-
-
 class _Client:
     """One session, from the first byte of stdin to the exit."""
 
@@ -198,7 +109,7 @@ class _Client:
         self._config = config
         self._audit = audit
         self._stdin = stdin
-        self._desk = _Desk(stdout, config.limits)
+        self._desk = Desk(stdout, config.limits)
         self._stats = McpStats()
         self._server_requests = Flight(config.limits)
         self._pending: list[tuple[bytes, LineInfo]] = []

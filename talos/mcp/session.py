@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-import select
 import signal
-from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -17,6 +15,7 @@ from talos.mcp.framing import Kind, LineDecoder, LongLine, inspect, members
 from talos.mcp.inspecting import inspected
 from talos.mcp.machine import cost
 from talos.mcp.record import now_ms
+from talos.mcp.sink import THE_END, Judged, ServerSink
 from talos.mcp.transcript import Decision, MetaType, Way
 from talos.mcp.turn import turn
 from talos.mcp.wire import CloseCode
@@ -37,20 +36,10 @@ if TYPE_CHECKING:
 __all__ = ["ServeSession"]
 
 READ_BYTES = 256 * 1024
-WRITE_BYTES = 256 * 1024
-"""Short lines are written together up to this."""
-SMALL_WRITE_BYTES = select.PIPE_BUF
 BATCH_LINES = 128
 """So many lines are judged and recorded together; then other sessions have their turn."""
 STDOUT_SECONDS = 1.0
 """How long the rest of its output may take when a server has ended."""
-
-
-class _Judged(NamedTuple):
-    """What the sink does next, in order: writes `line` if there is one, then reports `seq` if there is one."""
-
-    line: bytes
-    seq: int
 
 
 class _Down(NamedTuple):
@@ -99,9 +88,7 @@ class ServeSession:
         self._drain_seconds = drain_seconds
         self._requests = Flight(limits)
         self._server_requests = Flight(limits)
-        self._to_sink: deque[_Judged] = deque()
-        self._sink_bell = Doorbell()
-        self._sink_idle = False
+        self._sink = ServerSink(child.stdin, link)
         self._sending = trio.Lock()
         self._clock_bell = Doorbell()
         self._last_line = link.now()
@@ -162,10 +149,10 @@ class ServeSession:
         while True:
             while not inbox:
                 if link.peer_ended:
-                    self._hand_over(_Judged(b"", 0))
+                    self._sink.put(THE_END)
                     return
                 await link.arrival.wait()
-            judged: list[_Judged] = []
+            judged: list[Judged] = []
             errors: list[_Down] = []
             entries: list[AuditEntry] = []
             calls = False
@@ -176,10 +163,10 @@ class ServeSession:
                 denials, entry = await self._judge_line(arrived.seq, arrived.line, info)
                 errors += denials
                 entries += entry
-                judged.append(_Judged(b"" if denials else arrived.line, arrived.seq))
+                judged.append(Judged(b"" if denials else arrived.line, arrived.seq))
             self._last_line = link.now()
             await (self._journal.commit(entries) if calls else self._journal.queue(entries))
-            self._write_or_hand_over(judged)
+            self._sink.write_or_put(judged)
             if errors:
                 await self._send_down(errors)
 
@@ -251,67 +238,11 @@ class ServeSession:
         self._requests.cancelled(info.cancels)
         self._stats.in_flight += self._requests.open - before
 
-    def _hand_over(self, *judged: _Judged) -> None:
-        self._to_sink.extend(judged)
-        self._sink_bell.ring()
-
-    def _write_or_hand_over(self, judged: list[_Judged]) -> None:
-        """Spares the other task its turn as long as the server takes what it is given."""
-        if self._sink_idle and not self._to_sink:
-            data = b"".join([piece for line, _ in judged if line for piece in (line, b"\n")])
-            if len(data) <= SMALL_WRITE_BYTES and self._sent_at_once(data):
-                self._machine.consumed(judged[-1].seq, self._link.now())
-                self._link.wake()
-                return
-        self._hand_over(*judged)
-
-    def _sent_at_once(self, data: bytes) -> bool:
-        # The kernel takes so little whole or not at all. What is wrong with the pipe the other task finds out.
-        try:
-            return not data or self._child.stdin.send_nowait(data) == len(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return False
-
     async def _write_server(self) -> None:
-        """Writes to the server's stdin in order; when the client's end is reached, the server is stopped."""
-        waiting, machine = self._to_sink, self._machine
-        while True:
-            self._sink_idle = True
-            while not waiting:
-                await self._sink_bell.wait()
-            self._sink_idle = False
-            pieces: list[bytes] = []
-            size = seq = 0
-            ended = False
-            while waiting and size < WRITE_BYTES and not ended:
-                line, line_seq = waiting.popleft()
-                ended = not line and not line_seq
-                if line:
-                    pieces += (line, b"\n")
-                    size += len(line) + 1
-                seq = line_seq or seq
-            if not await self._write_pieces(pieces, size):
-                return
-            if seq:
-                machine.consumed(seq, self._link.now())
-                self._link.wake()
-            if ended:
-                await self._child.stop(self._drain_seconds if self._requests.open else None)
-                return
-
-    async def _write_pieces(self, pieces: list[bytes], size: int) -> bool:
-        """False when the server takes no more."""
-        try:
-            if size <= 2 * WRITE_BYTES:
-                await self._child.stdin.send_all(b"".join(pieces))
-            else:
-                for piece in pieces:  # a long line is not copied
-                    await self._child.stdin.send_all(piece)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            # It closed its stdin or died; it has a moment to say the rest and its status.
-            await self._child.stop()
-            return False
-        return True
+        """Until the client's end is reached or the server takes no more; then the server is stopped."""
+        ended = await self._sink.run()
+        # One that closed its stdin or died has a moment to say the rest and its status.
+        await self._child.stop(self._drain_seconds if ended and self._requests.open else None)
 
     # ------------------------------------------------------------------------------- down
 
@@ -469,7 +400,7 @@ class ServeSession:
             before = self._requests.open
             self._requests.close_one(request)
             self._stats.in_flight += self._requests.open - before
-            self._hand_over(_Judged(cancel_line(request.id_raw), 0))
+            self._sink.put(Judged(cancel_line(request.id_raw), 0))
         if requests:
             await self._send_down([self._our_error(Code.TIMEOUT, "timeout", request) for request in requests])
 
