@@ -499,3 +499,58 @@ def test_racing_starts_make_one_identity(tmp_path: Path) -> None:
     codes = sorted((racer.communicate(timeout=SECONDS), racer.returncode)[1] for racer in racers)
     assert codes == [0, 9, 9, 9, 9, 9]
     assert home.talos("id", "--json").returncode == 0
+
+
+DEAF = """
+import json, os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+sys.stdin.readline()
+print(json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"pid": os.getpid()}}), flush=True)
+while True:
+    time.sleep(1)
+"""
+
+
+def test_a_second_signal_kills_a_server_that_will_not_stop(alice: Agent, bob: Agent) -> None:
+    command = shlex.join([sys.executable, "-c", DEAF])
+    with serving(alice, "--authorized-peer", bob.peer_id, "--command", command, "--drain", "600") as (process, ready):
+        client = bob.start("mcp-connect", ready["addrs"][0])
+        assert client.stdin is not None
+        assert client.stdout is not None
+        client.stdin.write(PING)
+        client.stdin.flush()
+        child = json.loads(client.stdout.readline())["result"]["pid"]
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        client.communicate(timeout=SECONDS)  # the session is closed: the first signal has come
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=SECONDS)
+        assert process.returncode == 143
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+
+
+def test_secrets_are_nowhere_but_in_the_wallet(tmp_path: Path, bob: Agent) -> None:
+    marker = "marker-c0ffee-passphrase"
+    (tmp_path / "p").write_text(marker)
+    (tmp_path / "p").chmod(0o600)
+    given = ("--passphrase-file", str(tmp_path / "p"))
+    made = talos("--data-dir", str(tmp_path / "dave"), "init", "--name", "dave", "--json", *given)
+    dave = Agent(tmp_path / "dave", json.loads(made.stdout)["peer_id"])
+    heard = made.stdout + made.stderr
+    with lend(dave, bob, "-v", *given) as (process, ready):
+        heard += Path(f"/proc/{process.pid}/cmdline").read_bytes() if Path("/proc/self").exists() else b""
+        done = bob.talos("mcp-connect", ready["addrs"][0], input=PING)
+        assert done.returncode == 0
+        heard += done.stdout + done.stderr  # the server's whole environment among it
+        process.send_signal(signal.SIGTERM)
+        heard += b"".join(process.communicate(timeout=SECONDS))
+    wrong = tmp_path / "wrong"
+    wrong.write_text(marker + "!")
+    wrong.chmod(0o600)
+    heard += dave.talos(
+        "mcp-serve", "--debug", "--authorized-peer", PEER, "--command", "cat", "--passphrase-file", str(wrong)
+    ).stderr
+    assert b"wrong passphrase" in heard
+    heard += b"".join(path.read_bytes() for path in dave.home.rglob("*") if path.is_file())
+    assert marker.encode() not in heard
