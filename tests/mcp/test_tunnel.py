@@ -557,3 +557,20 @@ def test_signals_are_named() -> None:
     assert exit_text(-signal.SIGSEGV) == "signal SIGSEGV"
     assert exit_text(-77) == "signal 77"
     assert exit_text(3) == "status 3"
+
+
+async def test_the_requests_of_a_batch_are_counted_and_answered() -> None:
+    batch = b"[" + call("echo", "a", text="x") + b"," + call("echo", "b", text="y") + b"]"
+    async with tunnel(limits=McpLimits(in_flight=2)) as t:
+        client = t.client()
+        for _ in range(3):
+            await client.send(batch)
+            await client.lines(2)
+        assert t.server.stats.in_flight == 0
+        await client.send(b"[" + call("stuck", "c", seconds=60) + b"," + call("echo", "d", text="y") + b"]")
+        while t.server.stats.in_flight < 2:  # noqa: ASYNC110 - nobody but a test waits for it
+            await trio.sleep(0.01)
+        t.server.kill()
+        errors = await client.lines(2)
+        assert [json.loads(line)["id"] for line in errors] == ["c", "d"]
+        assert all(error_of(line) == (5021, "server-exited") for line in errors)
