@@ -15,13 +15,14 @@ demo: env ## agents on this machine: lend a tool, call it, refuse a stranger, re
 test: env ## the gate: format, lint, types, floors, generated code, tests, examples, wheel
 	@scripts/check
 
-interop: env ## every cell of interop/matrix.toml, against peers that we did not write
+interop: env ## every cell of interop/matrix.toml and the tools of npm, against what we did not write
 	@$(PYTHON) -m interop
+	@$(PYTHON) -m pytest -q -m interop tests/mcp tests/e2e
 
 long: env ## fuzzing, simulations and long attacks: 20 minutes
 	@scripts/long
 
-bench: env ## P1-P7 and P13 beside the other implementations, into docs/benchmarks.md
+bench: env ## P1-P7, P13 and P14 beside the other implementations, into docs/benchmarks.md
 	@$(PYTHON) -m bench --write-docs
 
 lock: ## resolve the dependencies again (needs uv)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from bench import bulk, connections, latency, memory, report, streams
+from bench import bulk, connections, latency, memory, report, streams, tunnel
 from bench.measure import Series
 from bench.side import Side
 from interop.adapters import ROOT, prepare
@@ -21,7 +21,7 @@ from talos.program import run
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench.measure import Scenario
+    from bench.measure import Metric, Scenario
     from bench.report import Results
     from interop.adapters import Adapters
 
@@ -33,11 +33,13 @@ SCENARIOS: tuple[Scenario, ...] = (
     *memory.SCENARIOS,
 )
 PEERS = ("talos", "js", "go", "rust", "py")
+TUNNEL_ROW = "P14"
+"""Its sides are not the implementations but the ways to one server."""
 DOCS_FILE = ROOT / "docs" / "benchmarks.md"
 
 
 def arguments(words: Sequence[str]) -> argparse.Namespace:
-    rows = sorted({metric.row for scenario in SCENARIOS for metric in scenario.metrics}, key=lambda row: int(row[1:]))
+    rows = sorted({metric.row for metric in _metrics()}, key=lambda row: int(row[1:]))
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure Talos beside its peers.")
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(rows)}; default: all")
     parser.add_argument("--list", action="store_true", help="print what there is and stop")
@@ -91,6 +93,10 @@ async def main(options: argparse.Namespace) -> int:
             chosen = {name: pair for name, pair in found.items() if pair[0].row in options.rows}
             results |= chosen
             print(report.tables(chosen), flush=True)
+    if TUNNEL_ROW in options.rows:
+        found = await trio.to_thread.run_sync(tunnel.run, options.rounds)
+        results |= found
+        print(report.tables(found), flush=True)
     print(report.goals(results))
     for name, reason in (adapters.absent | adapters.failed).items():
         print(f"absent: {name}: {reason}")
@@ -104,9 +110,12 @@ async def main(options: argparse.Namespace) -> int:
 def listing() -> str:
     return "\n".join(
         f"{metric.name:<16} {metric.title}; {'; '.join(goal.text(metric.unit) for goal in metric.goals) or 'no goal'}"
-        for scenario in SCENARIOS
-        for metric in scenario.metrics
+        for metric in _metrics()
     )
+
+
+def _metrics() -> list[Metric]:
+    return [*(metric for scenario in SCENARIOS for metric in scenario.metrics), *tunnel.METRICS]
 
 
 if __name__ == "__main__":
