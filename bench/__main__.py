@@ -94,7 +94,7 @@ async def main(options: argparse.Namespace) -> int:
             results |= chosen
             print(report.tables(chosen), flush=True)
     if TUNNEL_ROW in options.rows:
-        found = await trio.to_thread.run_sync(tunnel.run, options.rounds)
+        found = await tunnel.run(options.rounds)
         results |= found
         print(report.tables(found), flush=True)
     print(report.goals(results))

@@ -12,7 +12,9 @@ import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import trio
 
 from bench.measure import TALOS, Goal, Metric, Reading, Series
 from interop.harness.statistics import percentile
@@ -65,8 +67,8 @@ class Way:
     far: int | None = None
 
 
-def run(rounds: int) -> Results:
-    """Every way once a round. Blocks."""
+async def run(rounds: int) -> Results:
+    """Every way once a round."""
     results: Results = {metric.name: (metric, {}) for metric in METRICS}
     with tempfile.TemporaryDirectory(prefix="talos-bench-") as room, ExitStack() as stack:
         ways = [
@@ -76,7 +78,7 @@ def run(rounds: int) -> Results:
         ]
         for _ in range(rounds):
             for way in ways:
-                for name, value in measure(way).items():
+                for name, value in (await measure(way)).items():
                     series = results[f"P14 {name}"][1].setdefault(way.name, Series())
                     series.readings.append(Reading(value=value))
     return results
@@ -121,70 +123,85 @@ def _serving(command: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], byte
             process.terminate()
 
 
-def measure(way: Way) -> dict[str, float]:
+async def measure(way: Way) -> dict[str, float]:
     """One client process from its start to its end."""
     started = time.perf_counter()
-    with subprocess.Popen(way.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
+    client = await trio.lowlevel.open_process(way.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    async with trio.open_nursery() as nursery:
         wire = _Wire(client)
-        wire.ask(0, "hello")
+        nursery.start_soon(wire.read)
+        await wire.ask("hello")
         found = {"cold": _ms(started)}
-        for number in range(1, WARM_UP):
-            wire.ask(number, "x" * 64)
+        for _ in range(WARM_UP):
+            await wire.ask("x" * 64)
         before = _cpu(client.pid, way.far)
-        times = sorted(_timed(wire, number, "x" * 64) for number in range(WARM_UP, WARM_UP + CALLS))
+        times = sorted([await wire.timed("x" * 64) for _ in range(CALLS)])
         found |= {"p50": percentile(times, 0.5), "p99": percentile(times, 0.99)}
         if way.far is not None:
             found["CPU"] = (_cpu(client.pid, way.far) - before) * 1000 / CALLS
-        found["pipelined"] = wire.pipelined()
-        found["1 MiB"] = statistics.median(_timed(wire, number, "x" * MIB) for number in range(10**6, 10**6 + LARGE))
-        wire.close()
+        found["pipelined"] = await wire.pipelined()
+        found["1 MiB"] = statistics.median([await wire.timed("x" * MIB) for _ in range(LARGE)])
+        await wire.close()
+    await client.wait()
     return found
 
 
 class _Wire:
-    """Lines to a client process and back."""
+    """A client as programs have one: calls are tasks, one reader wakes them."""
 
-    def __init__(self, client: subprocess.Popen[bytes]) -> None:
+    def __init__(self, client: trio.Process) -> None:
         assert client.stdin is not None
         assert client.stdout is not None
         self._out, self._in = client.stdin, client.stdout
+        self._number = 0
+        self._waiting: dict[int, trio.Event] = {}
+        self._sending = trio.Lock()
 
-    def send(self, number: int, text: str) -> None:
+    async def read(self) -> None:
+        """Wakes each caller by the id of its answer, until the server's output ends."""
+        pieces: list[bytes] = []
+        async for data in self._in:
+            pieces.append(bytes(data))
+            if b"\n" not in data:
+                continue
+            *lines, rest = b"".join(pieces).split(b"\n")
+            pieces = [rest]
+            for line in lines:
+                message = json.loads(line)
+                if "result" not in message:
+                    raise RuntimeError(f"an answer without result: {str(message)[:200]}")
+                self._waiting.pop(message["id"]).set()
+
+    async def ask(self, text: str) -> None:
+        self._number += 1
+        number = self._number
+        self._waiting[number] = answered = trio.Event()
         params = {"name": "echo", "arguments": {"text": text}}
         message = {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": params}
-        self._out.write(json.dumps(message).encode() + b"\n")
-        self._out.flush()
+        async with self._sending:
+            await self._out.send_all(json.dumps(message).encode() + b"\n")
+        await answered.wait()
 
-    def ask(self, number: int, text: str) -> None:
-        self.send(number, text)
-        self.answer(number)
-
-    def answer(self, number: int) -> Any:
-        message = json.loads(self._in.readline())
-        if message.get("id") != number or "result" not in message:
-            raise RuntimeError(f"call {number} was answered by {str(message)[:200]}")
-        return message
-
-    def pipelined(self) -> float:
-        """Calls a second with a window of them open."""
-        first = WARM_UP + CALLS
+    async def timed(self, text: str) -> float:
         started = time.perf_counter()
-        for number in range(first, first + WINDOW):
-            self.send(number, "x" * 64)
-        for number in range(first, first + PIPELINED):
-            self.answer(number)
-            if number + WINDOW < first + PIPELINED:
-                self.send(number + WINDOW, "x" * 64)
-        return PIPELINED / (time.perf_counter() - started)
+        await self.ask(text)
+        return _ms(started)
 
-    def close(self) -> None:
-        self._out.close()
+    async def pipelined(self) -> float:
+        """Calls a second of as many tasks as the window is wide."""
 
+        async def caller() -> None:
+            for _ in range(PIPELINED // WINDOW):
+                await self.ask("x" * 64)
 
-def _timed(wire: _Wire, number: int, text: str) -> float:
-    started = time.perf_counter()
-    wire.ask(number, text)
-    return _ms(started)
+        started = time.perf_counter()
+        async with trio.open_nursery() as nursery:
+            for _ in range(WINDOW):
+                nursery.start_soon(caller)
+        return PIPELINED // WINDOW * WINDOW / (time.perf_counter() - started)
+
+    async def close(self) -> None:
+        await self._out.aclose()
 
 
 def _ms(started: float) -> float:
