@@ -136,6 +136,7 @@ class FileLog:
             group = _Group(bodies=[body for _, body in new], leaves={item.key: item.leaf for item, _ in new})
             self._finish(group, self._commit(group))
             groups.append(group)
+            await trio.lowlevel.cancel_shielded_checkpoint()  # others get their turn though nothing was waited for
         else:
             if new:
                 groups.append(self._enqueue(new))
