@@ -36,8 +36,17 @@ def run_all(names: list[str], seconds: float, jobs: int) -> list[str]:
         if process.returncode:
             crashed.append(name)
             print(output)
-        print(output.strip().splitlines()[-1] if output.strip() else f"{name}: said nothing", flush=True)
+        print(summary(name, output), flush=True)
     return crashed
+
+
+def summary(name: str, output: str) -> str:
+    """One line of what a target's process said."""
+    lines = output.split("\n")
+    units = [line.split()[-1] for line in lines if line.startswith("stat::number_of_executed_units")]
+    if units:
+        return f"{name}: {units[0]} executions, guided by coverage"
+    return next((line for line in reversed(lines) if line.strip()), f"{name}: said nothing")
 
 
 def main() -> int:

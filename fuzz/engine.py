@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 MAX_INPUT = 64 * 1024
+UNGUIDED = {"mcp_lines"}
+"""atheris 3.0 changes what the line scanner's code does on Python 3.11: instrumented, it refuses a batch that it takes
+otherwise. These are mutated without it."""
 INTERESTING = (
     b"\x00",
     b"\x01",
@@ -123,7 +126,7 @@ def run_guided(name: str, seconds: float) -> int:
 
 def main() -> int:
     name, seconds = sys.argv[1], float(sys.argv[2])
-    if seconds >= 30:
+    if seconds >= 30 and name not in UNGUIDED:
         try:
             import atheris  # noqa: F401
         except ImportError:
