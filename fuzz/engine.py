@@ -9,6 +9,7 @@ import importlib
 import random
 import secrets
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -119,7 +120,10 @@ def run_guided(name: str, seconds: float) -> int:
         "-timeout=10",
         "-print_final_stats=1",
     ]
-    atheris.Setup([name, *flags, f"-artifact_prefix={crashers}/", *(str(f) for f in folders if f.is_dir())], entry)
+    grown = tempfile.mkdtemp()  # libFuzzer writes what it finds into the first folder: not into the tree
+    atheris.Setup(
+        [name, *flags, f"-artifact_prefix={crashers}/", grown, *(str(f) for f in folders if f.is_dir())], entry
+    )
     atheris.Fuzz()
     return 1 if found else 0
 
