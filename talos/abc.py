@@ -63,6 +63,8 @@ __all__ = [
     "Peerstore",
     "ProtocolId",
     "ProtocolsChanged",
+    "PubSub",
+    "RecordStore",
     "Resource",
     "Role",
     "SecureChannel",
@@ -71,7 +73,10 @@ __all__ = [
     "SignedReceipt",
     "Stream",
     "StreamReset",
+    "TopicMessage",
     "Transport",
+    "Validator",
+    "Verdict",
 ]
 
 ProtocolId: TypeAlias = str
@@ -572,6 +577,58 @@ class PeerRouting(Protocol):
 
     async def find_peer(self, peer: PeerId) -> Sequence[Multiaddr]:
         """Addresses, best first; PeerNotFound when nobody knows one."""
+
+
+class RecordStore(Protocol):
+    """Signed records found by key: what the siblings know of a DHT."""
+
+    async def put_value(self, key: bytes, value: bytes) -> None:
+        """Stores with the peers nearest to `key`; RecordRejected where the namespace refuses the value."""
+
+    async def get_value(self, key: bytes) -> bytes | None:
+        """The best valid value that the network knows; None when nobody has one."""
+
+
+class Verdict(enum.Enum):
+    """What a validator says of a broadcast message."""
+
+    ACCEPT = "accept"
+    IGNORE = "ignore"
+    """Neither delivered nor forwarded; nobody is blamed."""
+    REJECT = "reject"
+    """Neither delivered nor forwarded, and the peer that sent it is scored down."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicMessage:
+    """A broadcast message as subscribers and validators see it."""
+
+    topic: str
+    data: bytes
+    id: bytes
+    source: PeerId
+    """The neighbour that brought it; ourselves for our own."""
+    author: PeerId | None = None
+    """Who signed it; None where the network's policy has no authors."""
+    seqno: bytes = b""
+
+
+Validator = Callable[[TopicMessage], Verdict | Awaitable[Verdict]]
+
+
+class PubSub(Protocol):
+    """Broadcast by topic: what the siblings know of a gossip router."""
+
+    async def publish(self, topic: str, data: bytes) -> bytes:
+        """Hands one message to the network; returns its id. It is not delivered to our own subscriptions."""
+
+    def subscribe(
+        self, topic: str, validator: Validator | None = None
+    ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[TopicMessage]]:
+        """A bounded subscription for the length of the block; a slow reader loses the oldest, counted.
+
+        A topic has at most one validator: a second one is a ConfigError.
+        """
 
 
 class Peerstore(Protocol):

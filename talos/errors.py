@@ -17,7 +17,11 @@
     │  └─ RecordRejected
     ├─ ChainError                   the record of what happened
     │  ├─ AuditError                it cannot be written: nothing may happen unrecorded
-    │  └─ ProofInvalid              it is not what it claims to be
+    │  │  ├─ MempoolFull · ChainFrozen · EntryConflict
+    │  │  └─ StoreFull · StoreFailed
+    │  ├─ ProofInvalid              it is not what it claims to be
+    │  ├─ StoreCorrupt · RollbackSuspected · ChainInUse
+    │  └─ BlockRejected(.reason, .height)
     └─ ConfigError
        ├─ WalletError(.reason)
        ├─ HomeInUse                 another process holds the data directory
@@ -38,15 +42,20 @@ if TYPE_CHECKING:
 __all__ = [
     "AuditError",
     "BadSignature",
+    "BlockRejected",
     "ChainError",
+    "ChainFrozen",
+    "ChainInUse",
     "ConfigError",
     "ConnectionCode",
     "DialError",
+    "EntryConflict",
     "HandshakeError",
     "HomeInUse",
     "LimitExceeded",
     "ListenError",
     "LocalProtocolError",
+    "MempoolFull",
     "MessageTooLarge",
     "NegotiationError",
     "NotSupported",
@@ -57,7 +66,11 @@ __all__ = [
     "RecordRejected",
     "RefusedByGate",
     "RemoteProtocolError",
+    "RollbackSuspected",
     "RoutingError",
+    "StoreCorrupt",
+    "StoreFailed",
+    "StoreFull",
     "StreamCode",
     "TalosError",
     "WalletError",
@@ -160,6 +173,47 @@ class ChainError(TalosError):
 
 class AuditError(ChainError):
     """An entry cannot be made durable: the log is full, failed, locked or closed."""
+
+
+class MempoolFull(AuditError):
+    """Too many entries wait for a block; nothing was recorded."""
+
+
+class EntryConflict(AuditError):
+    """The same message was recorded before with other content; both are kept."""
+
+
+class ChainFrozen(AuditError):
+    """Its author signed two blocks for one height; the chain takes nothing more."""
+
+
+class StoreFull(AuditError):
+    """No space is left; nothing was recorded, and writing resumes when there is some."""
+
+
+class StoreFailed(AuditError):
+    """The disk refused a write or a sync; what was not acknowledged may be lost, and nothing more is written."""
+
+
+class StoreCorrupt(ChainError):
+    """What the store gave back is not what was written; the message names the row."""
+
+
+class RollbackSuspected(ChainError):
+    """The store is older than what was signed: a restored copy, or a deleted journal."""
+
+
+class ChainInUse(ChainError):
+    """Another process writes this chain; the message names it."""
+
+
+class BlockRejected(ChainError):
+    """A block breaks a rule of its chain: `reason` is the rule's word, `height` where it is known."""
+
+    def __init__(self, message: str, *, reason: str, height: int | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.height = height
 
 
 class ProofInvalid(ChainError):

@@ -41,6 +41,7 @@ CODES = {
     "port_in_use": 9,
     "address_unusable": 9,
     "home_in_use": 9,
+    "chain_in_use": 9,
 }
 """Each code of the JSON error object and the exit that it has."""
 
@@ -66,6 +67,15 @@ OF_CLASS = {
     "NegotiationError": "remote_failed",
     "ChainError": "record_refused",
     "AuditError": "record_refused",
+    "MempoolFull": "record_refused",
+    "ChainFrozen": "record_refused",
+    "StoreFull": "record_refused",
+    "StoreFailed": "record_refused",
+    "EntryConflict": "verification_failed",
+    "BlockRejected": "verification_failed",
+    "RollbackSuspected": "verification_failed",
+    "StoreCorrupt": "verification_failed",
+    "ChainInUse": "chain_in_use",
     "ProofInvalid": "verification_failed",
     "ListenError": "address_unusable",
     "HomeInUse": "home_in_use",

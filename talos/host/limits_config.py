@@ -135,12 +135,17 @@ _SERVICE_OF: Mapping[ProtocolId, str] = MappingProxyType(
         "/libp2p/circuit/relay/0.2.0/hop": "hop",
         "/libp2p/circuit/relay/0.2.0/stop": "hop",
         "/ipfs/kad/1.0.0": "kad",
+        "/ipfs/lan/kad/1.0.0": "kad",
+        "/talos/kad/1.0.0": "kad",
         "/meshsub/1.0.0": "gossip",
         "/meshsub/1.1.0": "gossip",
         "/meshsub/1.2.0": "gossip",
         "/meshsub/1.3.0": "gossip",
         "/floodsub/1.0.0": "gossip",
         "/talos/mcp/1.0.0": "mcp",
+        "/talos/chain/1.0.0": "chain",
+        "/talos/message/1.0.0": "messaging",
+        "/talos/file/1.0.0": "files",
     }
 )
 
