@@ -1,4 +1,4 @@
-"""Entries, the leaves of the log's tree: facts made into commitments, and those bytes read back.
+"""Entries, the leaves of the chain's tree: facts made into commitments, and those bytes read back.
 
     entry = u8 1 ‖ u8 kind ‖ u64 time_ms ‖ lp(field) …          lp(x) = u16 length ‖ x, integers big-endian
     meta  = u8 1 ‖ msg_id ‖ lp(sender) ‖ lp(recipient) ‖ u8 type ‖ u64 size ‖ u64 sent_ms ‖ lp(detail)
@@ -8,7 +8,8 @@ Rules:
 - No peer id, text or name of the facts is in an entry: it holds a keyed hash of the counterparty (`party`) and a
   salted commitment to `meta`. Who has the secret `k_priv` of the log, or one salt, can open them.
 - All entries of a kind have one length, but CONFIG, which holds the log's parameters in the clear.
-- Decoding accepts exactly one encoding, and raises ProofInvalid for everything else.
+- Decoding accepts exactly one encoding, and raises ProofInvalid for everything else. `inspect` gives what a check of
+  many entries needs, an order of magnitude faster than taking each into its parts.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import hmac
 import struct
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from talos.errors import LocalProtocolError, ProofInvalid
 
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Committed",
     "Entry",
+    "Inspected",
     "Kind",
     "Meta",
     "commit",
+    "inspect",
     "leaf_hash",
     "meta_commit",
     "msg_key",
@@ -48,6 +51,7 @@ VERSION = 1
 MAX_LP = 0xFFFF
 ID_BYTES = 16
 PARTY_BYTES = 16
+SIGNATURE_BYTES = 64
 HASH_BYTES = 32
 KEY_BYTES = 24
 NO_HASH = bytes(HASH_BYTES)
@@ -65,9 +69,12 @@ class Kind(enum.IntEnum):
     FILE = 0x04
     MCP_CALL = 0x05
     MCP_RESULT = 0x06
+    PEER_CHECKPOINT = 0x07
     CONFIG = 0x08
     PRUNE_NOTICE = 0x09
     EVIDENCE = 0x0A
+    KEY_ROTATE = 0x0B
+    """Read, but not yet honoured: no block holds one."""
 
 
 # Lengths of each kind's fields, in order; None: any.
@@ -78,10 +85,13 @@ _FIELDS: Final[Mapping[Kind, tuple[int | None, ...]]] = {
     Kind.FILE: (ID_BYTES, PARTY_BYTES, HASH_BYTES, 1, HASH_BYTES),
     Kind.MCP_CALL: (ID_BYTES, PARTY_BYTES, HASH_BYTES, HASH_BYTES, HASH_BYTES),
     Kind.MCP_RESULT: (ID_BYTES, PARTY_BYTES, HASH_BYTES, HASH_BYTES, HASH_BYTES),
+    Kind.PEER_CHECKPOINT: (HASH_BYTES,),
     Kind.CONFIG: (None,),
     Kind.PRUNE_NOTICE: (8, HASH_BYTES),
     Kind.EVIDENCE: (HASH_BYTES,),
+    Kind.KEY_ROTATE: (HASH_BYTES, HASH_BYTES, SIGNATURE_BYTES, SIGNATURE_BYTES),
 }
+_HAS_MSG_ID: Final = frozenset(kind for kind, sizes in _FIELDS.items() if sizes[:2] == (ID_BYTES, PARTY_BYTES))
 # Where a kind holds its commitment to meta and its hash of the blob.
 _META_FIELD: Final[Mapping[Kind, int]] = {
     Kind.SENT: 3, Kind.RECEIVED: 3, Kind.FILE: 4, Kind.MCP_CALL: 4, Kind.MCP_RESULT: 4,
@@ -130,7 +140,7 @@ class Entry:
     @property
     def msg_id(self) -> bytes | None:
         """The id of the message, file or line; None in the log's own entries."""
-        return self.fields[0] if len(_FIELDS[self.kind]) >= 3 else None
+        return self.fields[0] if self.kind in _HAS_MSG_ID else None
 
     @property
     def meta_commit(self) -> bytes | None:
@@ -144,6 +154,57 @@ class Entry:
 
 
 _KINDS: Final[Mapping[int, Kind]] = {int(kind): kind for kind in Kind}
+
+
+# Per kind of fixed length: how long it is, what stands between its fields, and where its blob's hash stands.
+_HEAD_BYTES: Final = 10
+_PARTY: Final = slice(_HEAD_BYTES + 2 + ID_BYTES + 2, _HEAD_BYTES + 2 + ID_BYTES + 2 + PARTY_BYTES)
+
+
+class _Shape:
+    """The fixed parts of a kind: enough to know an entry for canonical without taking it apart."""
+
+    __slots__ = ("has_id", "kind", "length", "lengths", "sealed", "unpack")
+
+    def __init__(self, kind: Kind, sizes: tuple[int, ...]) -> None:
+        form = struct.Struct(">" + "".join(f"H{size}x" for size in sizes))
+        self.kind = kind
+        self.lengths = sizes
+        self.length = _HEAD_BYTES + form.size
+        self.unpack = form.unpack_from
+        self.has_id = kind in _HAS_MSG_ID
+        self.sealed: slice | None = None
+        if kind in _SEALED_FIELD:
+            start = _HEAD_BYTES + sum(2 + size for size in sizes[: _SEALED_FIELD[kind]]) + 2
+            self.sealed = slice(start, start + HASH_BYTES)
+
+
+_SHAPES: Final[Mapping[int, _Shape]] = {
+    int(kind): _Shape(kind, cast("tuple[int, ...]", sizes)) for kind, sizes in _FIELDS.items() if None not in sizes
+}
+
+
+class Inspected(NamedTuple):
+    """What a block's checks need of an entry."""
+
+    kind: Kind
+    key24: bytes
+    """The 24-byte message key, unique in a chain."""
+    sealed_hash: bytes | None
+
+
+def inspect(data: bytes) -> Inspected:
+    """Kind, key and blob hash of the entry in exactly these bytes; ProofInvalid as `Entry.decode`."""
+    shape = _SHAPES.get(data[1]) if len(data) > 1 else None
+    if shape is None:  # CONFIG, or nothing that is known
+        entry = Entry.decode(data)
+        return Inspected(entry.kind, sha256(data).digest()[:KEY_BYTES], None)
+    if len(data) != shape.length or data[0] != VERSION or shape.unpack(data, _HEAD_BYTES) != shape.lengths:
+        raise ProofInvalid(f"an entry of kind {shape.kind.name} is not in that kind's one form")
+    if not shape.has_id:
+        return Inspected(shape.kind, sha256(data).digest()[:KEY_BYTES], None)
+    key = data[_HEAD_BYTES + 2 : _HEAD_BYTES + 2 + ID_BYTES] + sha256(data[1:2] + data[_PARTY]).digest()[:8]
+    return Inspected(shape.kind, key, None if shape.sealed is None else data[shape.sealed])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
