@@ -22,6 +22,10 @@
     │  ├─ ProofInvalid              it is not what it claims to be
     │  ├─ StoreCorrupt · RollbackSuspected · ChainInUse
     │  └─ BlockRejected(.reason, .height)
+    ├─ MessagingError               a message or file did not get through
+    │  ├─ DeliveryFailed(.code) · RecipientUnknown · MessageExpired
+    │  ├─ EnvelopeRejected(.code)   what came is not a message for us
+    │  └─ TransferFailed(.code)
     └─ ConfigError
        ├─ WalletError(.reason)
        ├─ HomeInUse                 another process holds the data directory
@@ -48,21 +52,26 @@ __all__ = [
     "ChainInUse",
     "ConfigError",
     "ConnectionCode",
+    "DeliveryFailed",
     "DialError",
     "EntryConflict",
+    "EnvelopeRejected",
     "HandshakeError",
     "HomeInUse",
     "LimitExceeded",
     "ListenError",
     "LocalProtocolError",
     "MempoolFull",
+    "MessageExpired",
     "MessageTooLarge",
+    "MessagingError",
     "NegotiationError",
     "NotSupported",
     "PeerIdMismatch",
     "PeerNotFound",
     "ProofInvalid",
     "ProtocolError",
+    "RecipientUnknown",
     "RecordRejected",
     "RefusedByGate",
     "RemoteProtocolError",
@@ -73,6 +82,7 @@ __all__ = [
     "StoreFull",
     "StreamCode",
     "TalosError",
+    "TransferFailed",
     "WalletError",
 ]
 
@@ -218,6 +228,42 @@ class BlockRejected(ChainError):
 
 class ProofInvalid(ChainError):
     """A receipt, proof or log is not what it claims to be; the message names the first fault."""
+
+
+class MessagingError(TalosError):
+    """A message or file did not get through; raised as one of its children."""
+
+
+class DeliveryFailed(MessagingError):
+    """The recipient refused the message for good; `code` is its word (`talos.messaging.code.Code`)."""
+
+    def __init__(self, message: str, *, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class RecipientUnknown(MessagingError):
+    """No encryption key of the recipient is known, or it cannot have one."""
+
+
+class MessageExpired(MessagingError):
+    """Its time ran out before it was delivered."""
+
+
+class EnvelopeRejected(MessagingError):
+    """What came is not a message for us; `code` is the answer to whoever brought it."""
+
+    def __init__(self, message: str, *, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class TransferFailed(MessagingError):
+    """A file did not arrive whole; `code` says why (`talos.messaging.files.code.FileCode`)."""
+
+    def __init__(self, message: str, *, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class ConfigError(TalosError):

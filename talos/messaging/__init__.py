@@ -1,0 +1,1 @@
+"""Messages and files between identities, sealed end to end."""
