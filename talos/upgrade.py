@@ -131,8 +131,10 @@ class _Upgraded:
         role: Role,
         local_addr: Multiaddr,
         remote_addr: Multiaddr,
+        layers: tuple[ProtocolId, ...],
     ) -> None:
         self._muxed = muxed
+        self.layers = layers
         self.local_peer = local_peer
         self.remote_peer: PeerId = channel.remote_peer
         self.remote_key: PublicKey = channel.remote_key
@@ -213,6 +215,7 @@ class _Attempt:
         self._role = role
         self._expected = expected
         self._budget = budget
+        self._security: ProtocolId = ""
 
     @asynccontextmanager
     async def connection(self, local_addr: Multiaddr, remote_addr: Multiaddr) -> AsyncIterator[Connection]:
@@ -234,6 +237,7 @@ class _Attempt:
                         role=self._role,
                         local_addr=local_addr,
                         remote_addr=remote_addr,
+                        layers=(self._security, muxer.protocol_id),
                     )
             if scope.cancelled_caught:
                 seconds = trio.current_time() - started
@@ -262,6 +266,7 @@ class _Attempt:
         if self._budget is not None:
             self._budget.authenticated(channel.remote_peer)
         unproven.proven()
+        self._security = chosen
         return channel
 
     async def _agree_on_muxer(self, channel: SecureChannel) -> tuple[Muxer, trio.abc.Stream]:

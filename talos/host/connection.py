@@ -43,6 +43,7 @@ class HostConnection:
         "_scope",
         "_timeouts",
         "draining",
+        "layers",
         "limited",
         "local_addr",
         "local_peer",
@@ -75,6 +76,8 @@ class HostConnection:
         self.local_addr: Multiaddr = muxed.local_addr
         self.remote_addr: Multiaddr = muxed.remote_addr
         self.limited: bool = muxed.limited
+        self.layers: tuple[ProtocolId, ...] = getattr(muxed, "layers", ())
+        """Security and muxer, for those who look; empty where the transport brings its own."""
         self.opened_at = trio.current_time()
         self.draining = False
         """The peer opens no more streams, or the connection is being closed: not one to begin something on."""
