@@ -16,11 +16,6 @@ class MessageType(enum.IntEnum):
     STREAM_CHUNK = 0x04
     STREAM_END = 0x05
 
-    @property
-    def counted(self) -> bool:
-        """Whether it has a place in the order of its conversation."""
-        return self not in (MessageType.ACK, MessageType.STREAM_CHUNK)
-
 
 class Suite(enum.IntEnum):
     """How the content is sealed."""
