@@ -3,47 +3,14 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from talos.control.failure import CODES, Failure, Problem
 from talos.errors import DialError, ListenError, TalosError, WalletError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = ["CODES", "INTERRUPTED", "OF_CLASS", "Failure", "Problem", "problem_of"]
 
 INTERRUPTED = 130
 SIGNALLED = 128
-
-CODES = {
-    "failed": 1,
-    "usage": 2,
-    "peer_unknown": 2,
-    "peer_ambiguous": 2,
-    "ticket_damaged": 2,
-    "refused": 3,
-    "unreachable": 4,
-    "not_found": 4,
-    "timeout": 4,
-    "no_identity": 5,
-    "wallet_locked": 5,
-    "wallet_open": 5,
-    "wallet_damaged": 5,
-    "config_invalid": 5,
-    "not_supported": 5,
-    "file_unusable": 5,
-    "remote_failed": 6,
-    "record_refused": 7,
-    "verification_failed": 8,
-    "identity_exists": 9,
-    "file_exists": 9,
-    "port_in_use": 9,
-    "address_unusable": 9,
-    "home_in_use": 9,
-    "chain_in_use": 9,
-}
-"""Each code of the JSON error object and the exit that it has."""
 
 OF_CLASS = {
     "TalosError": "failed",
@@ -87,39 +54,16 @@ _HINTS = {
     "no_identity": "talos init --name YOU",
     "wallet_locked": "--passphrase-file FILE, or TALOS_PASSPHRASE_FILE",
     "wallet_damaged": "talos init --recover --data-dir DIR makes the identity anew from its 24 words",
-    "home_in_use": "wait until it ends, or use another --data-dir",
+    "home_in_use": "talos status says who; another identity: --data-dir DIR",
+    "agent_down": "talos up",
+    "no_bootstrap": "talos doctor",
     "port_in_use": "--port 0 takes a free one",
     "record_refused": "nothing was done unrecorded; look at the free space and the owner of the data directory",
     "verification_failed": "keep the file as it is: it is the evidence",
     "unreachable": "is the other side running, and is this its address?",
 }
 _RUN = "; run: "
-
-
-class Failure(Exception):
-    """What a command gives up with; `code` is one of CODES and decides the exit."""
-
-    def __init__(self, code: str, message: str, *, hint: str = "", tried: Sequence[str] = ()) -> None:
-        super().__init__(message)
-        if code not in CODES:
-            raise ValueError(f"no exit for code {code!r}")
-        self.code = code
-        self.hint = hint
-        self.tried = tuple(tried)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
-    """An error as it is printed."""
-
-    code: str
-    message: str
-    hint: str = ""
-    tried: tuple[str, ...] = ()
-
-    @property
-    def exit(self) -> int:
-        return CODES[self.code]
+_TOO_SLOW = "TooSlowError"
 
 
 def problem_of(error: Exception) -> Problem | None:
@@ -133,6 +77,8 @@ def problem_of(error: Exception) -> Problem | None:
             message = error.summary
             tried = tuple(f"{addr}: {cause}" for addr, cause in error.causes.items())
         return _problem(_code_of(error), message, "", tried)
+    if type(error).__name__ == _TOO_SLOW:  # trio's, by its name: this module loads no trio
+        return _problem("timeout", "no answer in time", "--timeout S waits longer")
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename is not None else ""
         return _problem("file_unusable", f"{where}{error.strerror.lower()}")

@@ -13,7 +13,7 @@ from talos.cli.exits import Failure
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Command", "Group", "command", "group", "nearest", "passphrase_options"]
+__all__ = ["Command", "Group", "command", "group", "nearest", "network_options", "passphrase_options"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -42,6 +42,12 @@ def passphrase_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def network_options(function: F) -> F:
+    """For commands that an agent runs, or a node of their own where there is none."""
+    port = click.option("--port", type=click.IntRange(0, 65_535), metavar="P", **_stored("port of a node of our own"))
+    return port(passphrase_options(function))
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from talos.identity.peer_id import PeerId
 
-__all__ = ["Name", "parse_name", "ticket"]
+__all__ = ["Name", "is_short", "parse_name", "ticket"]
 
 MAX_TEXT_LENGTH = 1024
 MAX_TICKET_ADDRS = 4
@@ -79,6 +79,12 @@ def parse_name(text: str, known: Iterable[str] = ()) -> Name:
         return _parse(text.strip(), list(known))
     except ConfigError as error:
         raise Failure("peer_unknown", str(error), hint="copy the name again") from None
+
+
+def is_short(text: str) -> bool:
+    """Whether `text` is a short form, which only those can complete who know some peers."""
+    text = text.strip()
+    return bool(_SHORT.fullmatch(text)) and not _PEER_ID.fullmatch(text)
 
 
 def ticket(key: bytes, addrs: Sequence[Multiaddr] = ()) -> str:

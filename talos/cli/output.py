@@ -72,8 +72,7 @@ class Output:
     def problem(self, problem: Problem) -> None:
         """An error, what was tried, and what to do next."""
         if self.as_json:
-            fields = {"code": problem.code, "exit": problem.exit, "message": problem.message}
-            _print(_json("error", {**fields, "hint": problem.hint or None, "tried": list(problem.tried)}), sys.stderr)
+            _print(_json("error", problem.fields()), sys.stderr)
             return
         lines = [f"talos: error: {printable(problem.message)}"]
         lines += [f"  tried {printable(line)}" for line in problem.tried[:MAX_TRIED]]

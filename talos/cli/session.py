@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from talos.cli.exits import Failure
 from talos.cli.output import Output
 from talos.identity.home import Home
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
+    from talos.cli.names import Name
     from talos.cli.streams import Wire
     from talos.identity.sealed import Passphrase
     from talos.identity.wallet import Wallet
@@ -45,6 +47,8 @@ class Session:
     no_input: bool = False
     passphrase_file: str | None = None
     passphrase_fd: int | None = None
+    port: int | None = None
+    """Of the node that a network command may have to run."""
     _out: Output | None = field(default=None, init=False)
 
     @property
@@ -86,6 +90,76 @@ class Session:
             return trio.run(function, *args)
         except BaseExceptionGroup as group:
             raise sole(group) from group
+
+    # -- the agent of the home
+
+    def perform(
+        self,
+        op: str,
+        args: Mapping[str, object],
+        *,
+        show: Callable[[str, Mapping[str, Any]], None] | None = None,
+        input: Iterable[bytes] | None = None,  # noqa: A002 - as the route calls it
+    ) -> dict[str, Any]:
+        """Runs an operation in the agent, else in a node of this command; the fields of its result.
+
+        `show` is given the kind and fields of every event that is neither stage nor progress; with `--json`, or without
+        it, they are printed as objects. Failure as the operation failed, `home_in_use` when its owner does not answer.
+        """
+        from talos.cli.modes import Asked, perform
+
+        def emit(kind: str, fields: Mapping[str, Any]) -> None:
+            self.out.emit(kind, **fields)
+
+        asked = Asked(name=op, args=args, seconds=self.timeout, input=input, port=self.port)
+        return perform(self, asked, emit if self.json or show is None else show)
+
+    def ask(self, route: str, query: Mapping[str, str] | None = None) -> dict[str, Any] | None:
+        """A snapshot of the agent; None when none runs, or none that still answers."""
+        from talos.control.client import AgentLost, Client, GoingAway, NoAgent
+
+        try:
+            return Client(self.home).get(route, query)
+        except (NoAgent, GoingAway, AgentLost):
+            return None
+
+    def pages(self, route: str, query: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]] | None:
+        """The rows of all parts of a snapshot; None when no agent runs."""
+        first = self.ask(route, query)
+        return None if first is None else self._rows(first, route, query or {})
+
+    def _rows(self, part: dict[str, Any] | None, route: str, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+        while part is not None:
+            yield from part["rows"]
+            part = self.ask(route, {**query, "after": part["next"]}) if part["next"] is not None else None
+
+    def find(self, who: str) -> Name:
+        """Who is named; short forms may mean ourselves and any peer that the agent knows."""
+        from talos.cli import names
+
+        return names.parse_name(who, self._known_peers() if names.is_short(who) else ())
+
+    def addr_texts(self, name: Name) -> list[str]:
+        """The addresses that came with the name, as an operation takes them."""
+        return [str(addr) for addr in name.addrs()] if name.addr_texts or name.addr_bytes else []
+
+    @contextmanager
+    def owning(self) -> Iterator[None]:
+        """The home's lock, for commands that no agent may run beside; HomeInUse names who has it."""
+        self.home.check()
+        with self.home.lock():
+            yield
+
+    def _known_peers(self) -> list[str]:
+        from talos.identity.wallet import public_identity
+
+        rows = self.pages("peers")
+        known = [str(row["peer_id"]) for row in rows] if rows is not None else []
+        try:
+            known.append(public_identity(self.home).peer_text)
+        except FileNotFoundError:
+            pass
+        return list(dict.fromkeys(known))
 
     def _passphrase(self) -> Passphrase:
         from talos.cli import passphrase

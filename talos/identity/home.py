@@ -2,8 +2,9 @@
 
     wallet, wallet.key, identity.json     talos.identity.wallet
     config.toml, mcp.toml                 written by their owner
-    audit/                                the node's audit log
-    mcp/connect/<server>-<n>/             one audit log for each connection that runs beside others
+    chain/                                the node's chain, its record of what happened
+    mcp/connect/<server>-<n>/             a chain for each connection that runs beside others
+    audit/                                the log of versions before the chain
     log/                                  crash reports
     run/metrics.token                     who may read the numbers of this run
     lock                                  never deleted
@@ -59,6 +60,10 @@ class Home:
         return self.path / "config.toml"
 
     @property
+    def chain(self) -> Path:
+        return self.path / "chain"
+
+    @property
     def audit(self) -> Path:
         return self.path / "audit"
 
@@ -110,6 +115,28 @@ class Home:
             yield
         finally:
             os.close(descriptor)
+
+    def holder(self) -> tuple[int, int] | None:
+        """Pid and start of whoever took the lock last; it may have left it by now."""
+        try:
+            found = json.loads(self.lock_file.read_bytes()[:MAX_LOCK_BYTES])
+            return int(found["pid"]), int(found["since"])
+        except (OSError, ValueError, TypeError, KeyError, OverflowError):
+            return None
+
+    def is_owned(self) -> bool:
+        """Whether some process holds the lock now."""
+        try:
+            descriptor = os.open(self.lock_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
 
 
 def _holder(data: bytes) -> str:

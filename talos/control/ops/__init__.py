@@ -1,0 +1,26 @@
+"""What an agent does for its clients, one file to each family: `async def name(agent, args, emit)`.
+
+An operation reads its `Arguments`, tells what happens by `emit`, and returns the fields of its result or raises
+a TalosError or Failure. It runs in the agent or in a node that lives for it alone, and cannot tell which.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from talos.control.operations import Function
+
+__all__ = ["OPERATIONS", "load"]
+
+OPERATIONS: dict[str, tuple[str, str]] = {
+    "ready": ("talos.control.ops.ready", "ready"),
+}
+"""Module and function by the name that clients ask for; a module is loaded with its first operation."""
+
+
+def load(name: str) -> Function | None:
+    """The operation of that name, if there is one."""
+    home = OPERATIONS.get(name)
+    return None if home is None else cast("Function", getattr(import_module(home[0]), home[1]))
