@@ -14,7 +14,7 @@ from talos.wire import varint
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-__all__ = ["bytes_field", "read", "singular_bytes", "uint64_field"]
+__all__ = ["bytes_field", "read", "singular_bytes", "spans", "uint64_field"]
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _FIXED = {FIXED64: 8, FIXED32: 4}
@@ -60,6 +60,39 @@ def singular_bytes(data: bytes, numbers: Collection[int]) -> dict[int, bytes]:
         if not isinstance(value, bytes):
             raise RemoteProtocolError(f"field {number} is not a byte string")
         found[number] = value
+    return found
+
+
+def spans(data: bytes) -> list[tuple[int, int, int, int]]:
+    """Where each field stands: its tag (number × 8 + wire type), its start, the start of its value, its end.
+
+    For those who cut fields out or pass them on as they came; faults as in `read`.
+    """
+    found = []
+    position, size = 0, len(data)
+    while position < size:
+        start = position
+        tag = data[position]
+        if tag < 0x80 and tag & 7 == BYTES and tag > 7 and position + 1 < size and data[position + 1] < 0x80:
+            begin = position + 2  # nearly every field: number and length of one byte each
+            position = begin + data[position + 1]
+        else:
+            tag, begin = _varint(data, position)
+            number, wire_type = tag >> 3, tag & 7
+            if not 1 <= number <= MAX_FIELD_NUMBER:
+                raise RemoteProtocolError("protobuf field number is out of range")
+            if wire_type == VARINT:
+                position = _varint(data, begin)[1]
+            elif wire_type == BYTES:
+                length, begin = _varint(data, begin)
+                position = begin + length
+            elif wire_type in _FIXED:
+                position = begin + _FIXED[wire_type]
+            else:
+                raise RemoteProtocolError(f"protobuf wire type {wire_type} is not read here")
+        if position > size:
+            raise RemoteProtocolError("protobuf field is cut off")
+        found.append((tag, start, begin, position))
     return found
 
 
