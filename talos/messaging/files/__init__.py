@@ -1,0 +1,1 @@
+"""Files: offered in a sealed message, pulled in verified chunks."""
