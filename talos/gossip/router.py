@@ -116,6 +116,14 @@ class Router:
             return frozenset(one.peer for one in self._neighbours)
         return frozenset(self._neighbours.in_topic(topic))
 
+    def topics_of(self, peer: PeerId) -> frozenset[str]:
+        """What the neighbour told us that it wants."""
+        return frozenset(self._joined(peer).topics)
+
+    def topics_of(self, peer: PeerId) -> frozenset[str]:
+        """What a neighbour wants; LocalProtocolError when it is none."""
+        return frozenset(self._joined(peer).topics)
+
     def mesh(self, topic: str) -> frozenset[PeerId]:
         """Who is in our mesh of the topic."""
         return frozenset(self._mesh.peers(topic))

@@ -29,6 +29,11 @@ class Version(enum.IntEnum):
         except KeyError:
             raise NegotiationError(f"{protocol} is no broadcast protocol that is spoken here") from None
 
+    @property
+    def protocol(self) -> str:
+        """The protocol id."""
+        return next(protocol for protocol, version in _VERSIONS.items() if version is self)
+
 
 _VERSIONS = {
     "/meshsub/1.3.0": Version.V1_3,
