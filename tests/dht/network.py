@@ -1,0 +1,98 @@
+"""Networks of DHT nodes over memory transport: `async with dht_network(12) as nodes:`."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from talos.agent import open_host
+from talos.dht import Dht, DhtConfig, accept_anything, default_namespaces, open_dht
+from talos.host.config import NodeConfig, Stack
+from talos.security.plaintext import Plaintext
+from talos.testing.network import addr_of
+from talos.transport.memory import Memory, MemoryNetwork
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from multiaddr import Multiaddr
+
+    from talos.host.node import Node
+    from talos.identity.keys import PrivateKey
+    from talos.identity.peer_id import PeerId
+
+EPOCH = 1_700_000_000.0
+TEST_CONFIG = DhtConfig(
+    namespaces={**default_namespaces("/talos/kad/1.0.0"), "example": accept_anything()},
+)
+
+
+def virtual_clock() -> float:
+    """Unix seconds that move with trio's clock."""
+    return EPOCH + trio.current_time()
+
+
+@dataclass
+class Peer:
+    """One node of a network with its DHT."""
+
+    node: Node
+    dht: Dht
+
+    @property
+    def id(self) -> PeerId:
+        return self.node.peer_id
+
+    @property
+    def addr(self) -> Multiaddr:
+        """Where it listens, ending in its peer id."""
+        return self.node.addrs[0]
+
+
+def node_config(
+    memory: MemoryNetwork, number: int, *, listen: bool = True, key: PrivateKey | None = None
+) -> NodeConfig:
+    """A node of `memory`, without cryptography on its connections."""
+    return NodeConfig(
+        key=key,
+        stack=Stack(transports=(Memory(memory, str(number)),), security=(partial(Plaintext, insecure=True),)),
+        listen=(addr_of(number),) if listen else (),
+        insecure=True,
+    )
+
+
+@asynccontextmanager
+async def open_peer(
+    memory: MemoryNetwork,
+    number: int,
+    config: DhtConfig = TEST_CONFIG,
+    *,
+    listen: bool = True,
+    key: PrivateKey | None = None,
+    store: Path | None = None,
+) -> AsyncIterator[Peer]:
+    """Node `number` of `memory`."""
+    async with open_host(node_config(memory, number, listen=listen, key=key)) as node:
+        async with open_dht(node, config, store=store, clock=virtual_clock) as dht:
+            yield Peer(node, dht)
+
+
+@asynccontextmanager
+async def dht_network(
+    size: int, config: DhtConfig = TEST_CONFIG, memory: MemoryNetwork | None = None
+) -> AsyncIterator[list[Peer]]:
+    """`size` servers, the first of which is the bootstrap of the others; all of them have had their first round."""
+    memory = memory or MemoryNetwork()
+    async with AsyncExitStack() as stack:
+        peers = [await stack.enter_async_context(open_peer(memory, 0, config))]
+        joining = replace(config, bootstrap=(peers[0].addr,))
+        for number in range(1, size):
+            peers.append(await stack.enter_async_context(open_peer(memory, number, joining)))
+        for peer in peers:
+            await peer.dht.bootstrapped()
+        yield peers
