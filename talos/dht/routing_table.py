@@ -15,6 +15,7 @@ of it. What is decided here:
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
@@ -118,6 +119,10 @@ class RoutingTable:
         """By shared prefix length; made when first used, and those that became empty stay."""
         self._members: dict[bytes, _Member] = {}
         """By the bytes of the peer id: members, without those that wait in a cache."""
+        self._kads: list[int] = []
+        """Kad ids of the members, sorted."""
+        self._peers: dict[int, PeerId] = {}
+        """Members by kad id."""
         self._groups: Counter[IpBlock] = Counter()
 
     def __len__(self) -> int:
@@ -197,13 +202,25 @@ class RoutingTable:
     def nearest(self, target: int, count: int | None = None, *, exclude: Collection[PeerId] = ()) -> list[PeerId]:
         """The `count` (k by default) members nearest to the kad id `target`: exactly these, nearest first."""
         wanted = self._config.bucket_size if count is None else count
-        found: list[PeerId] = []
-        for nodes in self._by_distance(common_prefix(target, self.own_kad)):
-            if len(found) >= wanted:
+        kads, needed = self._kads, wanted + len(exclude)
+        # Members that begin with the same bits as the target are a run of the sorted list, and nearer than all others.
+        first, end = 0, len(kads)
+        shift = KAD_BITS
+        while end - first > needed and shift:
+            shift -= 1
+            low = target >> shift << shift
+            inner = bisect_left(kads, low, first, end)
+            after = bisect_left(kads, low + (1 << shift), inner, end)
+            if after - inner < needed:
                 break
-            nodes.sort(key=lambda node: node.long_id ^ target)
-            found += [node.peer for node in nodes if node.peer not in exclude] if exclude else [n.peer for n in nodes]
-        return found[:wanted]
+            first, end = inner, after
+        distances = [kad ^ target for kad in kads[first:end]]
+        if exclude:
+            without = {kad_id(peer.raw) ^ target for peer in exclude}
+            distances = [distance for distance in distances if distance not in without]
+        distances.sort()
+        peers = self._peers
+        return [peers[distance ^ target] for distance in distances[:wanted]]
 
     def refresh_keys(self, rng: random.Random) -> list[bytes]:
         """Keys whose lookups fill the table: one in each bucket up to the last that has members, then our own id.
@@ -263,19 +280,6 @@ class RoutingTable:
     def _bucket_of(self, member: _Member) -> KBucket:
         return self._buckets[common_prefix(member.long_id, self.own_kad)]
 
-    def _by_distance(self, shared: int) -> Iterator[list[_Member]]:
-        """The members in sets, each wholly nearer than the next, to a target that shares `shared` bits with us.
-
-        Bucket `shared` is nearest: its members share a bit more with the target than we do. All deeper ones share
-        with it what we share. The others share less, the shallower the less.
-        """
-        buckets = self._buckets
-        if shared in buckets:
-            yield buckets[shared].get_nodes()
-        yield [node for number, bucket in buckets.items() if number > shared for node in bucket.get_nodes()]
-        for number in sorted((number for number in buckets if number < shared), reverse=True):
-            yield buckets[number].get_nodes()
-
     def _is_diverse(self, bucket: KBucket, group: IpBlock | None, *, besides: int = 0) -> bool:
         """Whether one more of `group` is allowed; `besides` of it stand in the bucket already without being counted."""
         if group is None:
@@ -285,10 +289,14 @@ class RoutingTable:
 
     def _joined(self, member: _Member) -> None:
         self._members[member.peer.raw] = member
+        self._peers[member.long_id] = member.peer
+        insort(self._kads, member.long_id)
         if member.group is not None:
             self._groups[member.group] += 1
 
     def _left(self, member: _Member) -> None:
+        del self._peers[member.long_id]
+        del self._kads[bisect_left(self._kads, member.long_id)]
         if member.group is not None:
             self._groups[member.group] -= 1
             if not self._groups[member.group]:

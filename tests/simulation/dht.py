@@ -1,207 +1,30 @@
-"""A DHT of many nodes, simulated: the real routing tables and lookups over a virtual clock.
+"""What a DHT of many nodes does, simulated: dead nodes, churn, liars, and sybils around a key.
 
 `python -m tests.simulation.dht --nodes 1000 10000 --write-docs` measures everything and writes docs/dht-simulation.md.
-The same seed gives the same numbers. A request takes a seeded time; to a dead node it fails after the dial deadline.
 """
 
 from __future__ import annotations
 
 import argparse
-import heapq
-import itertools
 import math
 import random
 import statistics
+import sys
 import time
-from bisect import bisect_left
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from multiaddr import Multiaddr
-
-from talos.dht.key import KAD_BITS, kad_id, preimage
-from talos.dht.peer import PeerInfo
-from talos.dht.query import Lookup, LookupConfig, Purpose
+from talos.dht.key import MAX_SEARCH_BITS, kad_id, preimage
+from talos.dht.query import Purpose
 from talos.dht.region import RegionQuery
-from talos.dht.routing_table import RoutingTable, RoutingTableConfig
 from talos.identity.peer_id import PeerId
+from tests.simulation.dht_network import Clock, K, Network, Role, Search, SimNode, begin, random_peer, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-DIAL_SECONDS = 5.0
-ONE_WAY_SECONDS = (0.01, 0.1)
-K = 20
-TRUE_ADDRS = (Multiaddr("/ip4/10.0.0.1/tcp/4001"),)
-FALSE_ADDRS = (Multiaddr("/ip4/10.6.6.6/tcp/4001"),)
-
-
-class Role(Enum):
-    HONEST = "honest"
-    DROPPER = "dropper"
-    """Takes requests and never answers."""
-    LIAR = "liar"
-    """Names only liars, has no records, and gives false addresses of who is looked for."""
-    INVENTOR = "inventor"
-    """Names peers near the target that do not exist."""
-
-
-class Clock:
-    """Calls functions at their virtual times."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self._queue: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
-        self._numbers = itertools.count()
-
-    def after(self, seconds: float, fn: Callable[..., None], *args: object) -> None:
-        heapq.heappush(self._queue, (self.now + seconds, next(self._numbers), fn, args))
-
-    def run(self) -> None:
-        while self._queue:
-            self.now, _, fn, args = heapq.heappop(self._queue)
-            fn(*args)
-
-
-class SimNode:
-    """One node: its table, what it stores, and how it behaves."""
-
-    __slots__ = ("alive", "info", "kad", "peer", "role", "stored", "table")
-
-    def __init__(self, peer: PeerId, role: Role = Role.HONEST) -> None:
-        self.peer = peer
-        self.kad = kad_id(peer.raw)
-        self.table = RoutingTable(peer)
-        self.info = PeerInfo(peer, TRUE_ADDRS)
-        self.role = role
-        self.alive = True
-        self.stored: set[bytes] = set()
-
-
-def random_peer(rng: random.Random) -> PeerId:
-    return PeerId(b"\x12\x20" + rng.randbytes(32))
-
-
-class Network:
-    """Nodes whose tables are what they would be after a while: k random peers of each bucket, or all there are."""
-
-    def __init__(self, count: int, rng: random.Random, *, learning: bool = False) -> None:
-        self.rng = rng
-        self.clock = Clock()
-        self.learning = learning
-        """Whether requests change tables; without, each lookup meets the same network."""
-        self.nodes: dict[bytes, SimNode] = {}
-        self.sent = 0
-        for _ in range(count):
-            self.join(random_peer(rng))
-        self._fill()
-
-    def join(self, peer: PeerId, role: Role = Role.HONEST) -> SimNode:
-        node = self.nodes[peer.raw] = SimNode(peer, role)
-        return node
-
-    def honest(self) -> list[SimNode]:
-        return [node for node in self.nodes.values() if node.alive and node.role is Role.HONEST]
-
-    def liars_near(self, target: int) -> list[PeerInfo]:
-        liars = (node for node in self.nodes.values() if node.role is Role.LIAR and node.alive)
-        return [node.info for node in heapq.nsmallest(K, liars, key=lambda node: node.kad ^ target)]
-
-    def _fill(self) -> None:
-        """In the order of kad ids, each bucket is one run of nodes."""
-        ordered = sorted(self.nodes.values(), key=lambda node: node.kad)
-        kads = [node.kad for node in ordered]
-        for node in ordered:
-            for bits in range(KAD_BITS):
-                shift = KAD_BITS - 1 - bits
-                low = (node.kad >> shift ^ 1) << shift
-                first, end = bisect_left(kads, low), bisect_left(kads, low + (1 << shift))
-                members = ordered[first:end]
-                for member in self.rng.sample(members, K) if len(members) > K else members:
-                    node.table.add(member.peer, 0.0)
-                inside = (node.kad >> shift) << shift
-                if bisect_left(kads, inside + (1 << shift)) - bisect_left(kads, inside) == 1:
-                    break  # nobody else shares as much
-
-    # ------------------------------------------------------------------------------------ requests
-
-    def request(self, origin: SimNode, to: PeerId, key: bytes, search: Search) -> None:
-        self.sent += 1
-        node = self.nodes.get(to.raw)
-        if node is None or not node.alive:
-            self.clock.after(DIAL_SECONDS, search.failed, to)
-        elif node.role is Role.DROPPER:
-            self.clock.after(2 * DIAL_SECONDS, search.failed, to)
-        else:
-            low, high = ONE_WAY_SECONDS
-            self.clock.after(self.rng.uniform(low, high) * 2, self._answer, origin, node, key, search)
-
-    def _answer(self, origin: SimNode, node: SimNode, key: bytes, search: Search) -> None:
-        """At the time of the answer: a node that has died meanwhile gives none."""
-        if not node.alive:
-            search.failed(node.peer)
-            return
-        target = kad_id(key)
-        if node.role is Role.HONEST:
-            closer = [self.nodes[peer.raw].info for peer in node.table.nearest(target, exclude=(origin.peer,))]
-            if self.learning:
-                node.table.add(origin.peer, self.clock.now)
-            search.answered(node.peer, closer, key in node.stored)
-            return
-        if node.role is Role.INVENTOR:
-            lies = [PeerInfo(PeerId(preimage(target, 10, self.rng, exact=False)), TRUE_ADDRS) for _ in range(4)]
-        else:
-            lies = [*search.false_target(), *self.liars_near(target)]
-        search.answered(node.peer, lies, False)
-
-
-class Search:
-    """Drives one lookup, as a service does: requests, deadlines, and what it tells the table."""
-
-    def __init__(self, network: Network, origin: SimNode, lookup: Lookup, then: Callable[[Search], None]) -> None:
-        self.network = network
-        self.origin = origin
-        self.lookup = lookup
-        self.started = network.clock.now
-        self.seconds = 0.0
-        self.hits = 0
-        self.steps = 0
-        self._then: Callable[[Search], None] | None = then
-        self._go_on()
-
-    def answered(self, peer: PeerId, closer: list[PeerInfo], has: bool) -> None:
-        if self._then is None:
-            return
-        if self.network.learning:
-            self.origin.table.add(peer, self.network.clock.now)
-        self.hits += has
-        self.lookup.answered(peer, closer, hits=has)
-        found = self.lookup.found
-        if found is not None and found.addrs == FALSE_ADDRS:
-            self.lookup.refute()  # dialling it fails
-        self._go_on()
-
-    def failed(self, peer: PeerId) -> None:
-        if self.network.learning:
-            self.origin.table.failed(peer)
-        if self._then is not None:
-            self.lookup.failed(peer)
-            self._go_on()
-
-    def false_target(self) -> list[PeerInfo]:
-        if self.lookup.purpose is not Purpose.FIND_PEER:
-            return []
-        return [PeerInfo(PeerId(self.lookup.key), FALSE_ADDRS)]
-
-    def _go_on(self) -> None:
-        for peer in self.lookup.to_ask():
-            self.network.request(self.origin, peer, self.lookup.key, self)
-        if self.lookup.done and self._then is not None:
-            self.seconds = self.network.clock.now - self.started
-            then, self._then = self._then, None
-            then(self)
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 @dataclass(slots=True)
@@ -227,20 +50,6 @@ class Row:
     @property
     def median_hops(self) -> float:
         return statistics.median(self.hops)
-
-
-def begin(
-    network: Network, origin: SimNode, key: bytes, purpose: Purpose, then: Callable[[Search], None], quorum: int = 0
-) -> Search:
-    lookup = Lookup(key, origin.table.nearest(kad_id(key)), own=origin.peer, purpose=purpose, quorum=quorum)
-    return Search(network, origin, lookup, then)
-
-
-def run(network: Network, origin: SimNode, key: bytes, purpose: Purpose, quorum: int = 0) -> Search:
-    """One lookup from beginning to end, alone in the network."""
-    search = begin(network, origin, key, purpose, lambda search: None, quorum)
-    network.clock.run()
-    return search
 
 
 # ---------------------------------------------------------------------------------------------- scenarios
@@ -306,7 +115,7 @@ class Churn:
         self.network = network
         self.find = Row("find, half replaced in an hour")
         self.get = Row("get, half replaced in an hour")
-        network.learning = True
+        network.learning, network.clock = True, Clock()
         clock, rng, nodes = network.clock, network.rng, list(network.nodes.values())
         for node in nodes:
             clock.after(rng.uniform(0, self.REFRESH_SECONDS), self._refresh, node)
@@ -389,12 +198,14 @@ class Eclipse:
 
 def eclipse(network: Network, sybils: int, keys: int) -> Eclipse:
     """Providers are told of before and looked for after `sybils` nodes have come nearer to the key than any honest."""
-    bits = math.ceil(math.log2(len(network.nodes))) + 3
+    bits = min(math.ceil(math.log2(len(network.nodes))) + 3, MAX_SEARCH_BITS)
     result = Eclipse(sybils, Row(f"lookup alone, {sybils} sybils"), Row(f"region query, {sybils} sybils"))
     for _ in range(keys):
         key = network.rng.randbytes(34)
         target = kad_id(key)
-        added = [network.join(PeerId(preimage(target, bits, network.rng, exact=False)), Role.LIAR) for _ in range(sybils)]
+        added = [
+            network.join(PeerId(preimage(target, bits, network.rng, exact=False)), Role.LIAR) for _ in range(sybils)
+        ]
         for node in network.nodes.values():
             for sybil in added:
                 node.table.add(sybil.peer, 0.0)
@@ -402,7 +213,9 @@ def eclipse(network: Network, sybils: int, keys: int) -> Eclipse:
         plain = run(network, provider, key, Purpose.STORE)
         _hand_out(network, key, plain.lookup.closest())
         search = run(network, seeker, key, Purpose.GET, quorum=1)
-        result.lookup.take(search.hits > 0, search.lookup.hops, plain.lookup.asked + search.lookup.asked, search.seconds)
+        result.lookup.take(
+            search.hits > 0, search.lookup.hops, plain.lookup.asked + search.lookup.asked, search.seconds
+        )
         _take_back(network, key)
         _hand_out(network, key, (told := by_region(network, provider, key))[0])
         asked = by_region(network, seeker, key)
@@ -440,3 +253,118 @@ def _hand_out(network: Network, key: bytes, peers: Iterable[PeerId]) -> None:
 def _take_back(network: Network, key: bytes) -> None:
     for node in network.nodes.values():
         node.stored.discard(key)
+
+
+# ---------------------------------------------------------------------------------------------- the whole of it
+
+
+def measure(count: int, lookups: int, keys: int, seed: int) -> Iterator[tuple[str, Row]]:
+    """Every scenario on `count` nodes: its name in the table, and the row."""
+    network = Network(count, random.Random(seed))
+    for share in (0.0, 0.2, 0.4):
+        revive(network)
+        yield "dead nodes", store_and_get(network, lookups, f"get, {share:.0%} dead", lambda: kill(network, share))  # noqa: B023 - called at once
+        yield "dead nodes", find_peers(network, lookups, f"find, {share:.0%} dead")
+    revive(network)
+    for sybils in (20, 40, 60):
+        result = eclipse(network, sybils, keys)
+        yield "eclipse", result.lookup
+        yield "eclipse", result.region
+    for name, roles in MISCHIEF.items():
+        revive(network)
+        for row in misbehaving(network, lookups, f"30 % {name}", roles):
+            yield "misbehaviour", row
+    revive(network)
+    churn = Churn(network, lookups)
+    yield "churn", churn.get
+    yield "churn", churn.find
+
+
+MISCHIEF = {
+    "droppers": (Role.DROPPER,),
+    "liars": (Role.LIAR,),
+    "inventors": (Role.INVENTOR,),
+    "of all three": (Role.DROPPER, Role.LIAR, Role.INVENTOR),
+}
+
+
+def revive(network: Network) -> None:
+    for node in network.nodes.values():
+        node.alive, node.role = True, Role.HONEST
+
+
+HEADER = (
+    "| nodes | what | lookups | succeeded | hops, median | hops, most | messages, mean | seconds, median | seconds, p99 |\n"
+    "|---|---|---|---|---|---|---|---|---|\n"
+)
+
+
+def line(nodes: int, row: Row) -> str:
+    times = sorted(row.seconds)
+    return (
+        f"| {nodes:,} | {row.name} | {len(row.hops):,} | {row.rate:.2%} | {row.median_hops:g} | {max(row.hops)}"
+        f" | {statistics.mean(row.messages):.1f} | {statistics.median(times):.2f} | {times[int(len(times) * 0.99)]:.2f} |\n"
+    )
+
+
+def main(words: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.dht", description=__doc__)
+    parser.add_argument("--nodes", type=int, nargs="+", default=[1000])
+    parser.add_argument("--lookups", type=int, default=1000, help="in each scenario; default: %(default)s")
+    parser.add_argument("--keys", type=int, default=60, help="surrounded by sybils, each in turn; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--write-docs", action="store_true", help="write docs/dht-simulation.md and its plot")
+    options = parser.parse_args(words)
+    found: list[tuple[int, str, Row]] = []
+    print(HEADER, end="")
+    for count in options.nodes:
+        started = time.monotonic()
+        for group, row in measure(count, options.lookups, options.keys, options.seed):
+            found.append((count, group, row))
+            print(line(count, row), end="", flush=True)
+        print(f"{count} nodes took {time.monotonic() - started:.0f} s", file=sys.stderr)
+    if options.write_docs:
+        write_docs(found, options.seed)
+
+
+def write_docs(found: Sequence[tuple[int, str, Row]], seed: int) -> None:
+    from tests.simulation.chart import Panel, draw
+
+    panels = [
+        Panel(
+            title=f"{nodes:,} nodes: {group}",
+            unit="succeeded, %",
+            bars={row.name: row.rate * 100 for count, name, row in found if (count, name) == (nodes, group)},
+        )
+        for nodes in sorted({count for count, _, _ in found})
+        for group in ("dead nodes", "misbehaviour", "churn", "eclipse")
+    ]
+    draw(DOCS / "dht-simulation.svg", panels, columns=4)
+    table = HEADER + "".join(line(count, row) for count, _, row in found)
+    (DOCS / "dht-simulation.md").write_text(TEXT.format(seed=seed, table=table))
+
+
+TEXT = """# The DHT, simulated
+
+The routing tables and lookups of `talos.dht` (the code that runs in a node, without its wire) on a virtual clock. Made by
+`python -m tests.simulation.dht --nodes 1000 10000 --write-docs`, seed {seed}; `make long` runs a part of it on 1,000 nodes.
+
+- Each node's table holds 20 random nodes of every bucket, or all there are. A request takes 20 to 200 ms; to a dead node it
+  fails after 5 s, to one that does not answer after 10 s. Nothing is removed from tables but under churn, so that *dead* means
+  dead nodes everywhere in everybody's table.
+- **get**: a record that was stored by one node is got by another, with the trouble in between; **find**: addresses of a node.
+- **droppers** do not answer, **liars** name only each other, deny records and give false addresses for who is looked for,
+  **inventors** name peers near the target that do not exist.
+- **half replaced**: nodes leave and newcomers join evenly over an hour; tables are refreshed every 10 minutes, records
+  published again every 30 minutes.
+- **sybils** lie nearer to the key than any honest node and are in every table that has room for them. The provider is told of,
+  and looked for, by lookups alone or by region query; messages are those of both together.
+
+![Share of lookups that succeeded](dht-simulation.svg)
+
+{table}
+"""
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
