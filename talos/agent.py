@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import datetime as dt
+import logging
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from talos.abc import AddressConfirmed, HandlerFailed, ServiceFault
+from talos.errors import RoutingError
+from talos.host.block import background
+from talos.host.contain import Owner, contain
 from talos.host.node import open_node
 from talos.identify import open_identify
 from talos.perf import open_perf
@@ -16,16 +22,28 @@ from talos.ping import open_ping
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
-    from talos.abc import AuditLog, Event
+    import trio
+
+    from talos.abc import AuditLog, Event, TopicMessage
+    from talos.dht import Dht, DhtConfig
+    from talos.gossip import DriverConfig, Gossip, GossipConfig
     from talos.host.config import NodeConfig
     from talos.host.node import Node
     from talos.identity.home import Home
     from talos.identity.peer_id import PeerId
     from talos.identity.wallet import Wallet
+    from talos.mcp.lending import Lending, Lent
+    from talos.mcp.policy import Policy
+    from talos.mcp.serve import McpServeConfig
+    from talos.mdns import MdnsConfig, MdnsService
 
 __all__ = ["Agent", "AgentConfig", "Tell", "open_agent", "open_host"]
+
+_log = logging.getLogger(__name__)
+
+MCP_LEAVE_SECONDS = 2.0
+"""With what the node needs to say good-bye, an agent then ends within 5 s."""
 
 Tell: TypeAlias = Callable[..., None]
 """`tell(kind, **fields)`: one event for those who follow the agent."""
@@ -48,13 +66,25 @@ async def open_host(config: NodeConfig | None = None, *, perf: bool = False) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentConfig:
-    """What an agent opens besides its node."""
+    """What an agent opens besides its node; what is None is not opened."""
 
     node: NodeConfig
     wallet: Wallet
     home: Home
     audit: bool = True
     """Whether there is a record; nothing is lent or sent without one unless that is said by hand."""
+    dht: DhtConfig | None = None
+    gossip: GossipConfig | None = None
+    gossip_driver: DriverConfig | None = None
+    topics: tuple[str, ...] = ()
+    """What it subscribes to for its life."""
+    mdns: MdnsConfig | None = None
+    mcp: Callable[[Policy], McpServeConfig] | None = None
+    """How a policy is lent."""
+    mcp_leave_seconds: float = MCP_LEAVE_SECONDS
+    """What MCP servers get at the end, before they are killed."""
+    policy: Policy | None = None
+    """What is lent from the start."""
     ephemeral: bool = False
     """Whether it lives for one command."""
     weakened: tuple[str, ...] = ()
@@ -70,6 +100,12 @@ class Agent:
     tell: Tell
     audit: AuditLog | None = None
     """The record of what happens; None where it is off."""
+    dht: Dht | None = None
+    gossip: Gossip | None = None
+    mdns: MdnsService | None = None
+    mcp: Lending | None = None
+    lent: Lent | None = None
+    """The policy that was lent from the start."""
     started: float = field(default_factory=time.time)
     """Unix seconds."""
     weakened: list[str] = field(default_factory=list)
@@ -80,6 +116,7 @@ class Agent:
 
     @property
     def name(self) -> str:
+        """What others may call us: a claim."""
         return self.config.wallet.name
 
     @property
@@ -90,9 +127,21 @@ class Agent:
     def peer_id(self) -> PeerId:
         return self.node.peer_id
 
+    @property
+    def x25519_public(self) -> bytes:
+        """The newest key that messages to us are sealed with."""
+        return self.config.wallet.encryption[0].public()
+
     def status(self) -> dict[str, object]:
         """What the services say of themselves, by the fields of the kind `status`; None for one that is off."""
-        return {"dht": None, "gossip": None, "chain": None, "outbox": None, "transfers": None, "mcp": None}
+        return {
+            "dht": asdict(self.dht.status()) if self.dht else None,
+            "gossip": self.gossip.status() if self.gossip else None,
+            "chain": None,
+            "outbox": None,
+            "transfers": None,
+            "mcp": self.mcp.status() if self.mcp else None,
+        }
 
     def observe(self, event: Event) -> None:
         """Keeps the figures that events change."""
@@ -109,15 +158,81 @@ async def open_agent(config: AgentConfig, tell: Tell) -> AsyncIterator[Agent]:
     Errors are those of the parts: ConfigError, ListenError, ChainError. `tell` is given events and must not wait.
     """
     async with AsyncExitStack() as stack:
-        audit = await _open_audit(stack, config, config.home.audit) if config.audit else None
+        audit = await _open_audit(stack, config) if config.audit else None
         node = await stack.enter_async_context(open_host(config.node))
         agent = Agent(config=config, node=node, tell=tell, audit=audit, weakened=list(config.weakened))
         stack.enter_context(node.observe(agent.observe))
+        await _open_services(stack, agent)
+        nursery = await stack.enter_async_context(background())
+        _start_habits(nursery, agent)
         yield agent
 
 
-async def _open_audit(stack: AsyncExitStack, config: AgentConfig, directory: Path) -> AuditLog:
+async def _open_services(stack: AsyncExitStack, agent: Agent) -> None:
+    """Those that are configured; packages that are not used are not loaded."""
+    config, node = agent.config, agent.node
+    if config.dht is not None:
+        from talos.dht import open_dht
+
+        agent.dht = await stack.enter_async_context(open_dht(node, config.dht, store=config.home.path / "dht.db"))
+    if config.gossip is not None:
+        from talos.gossip import open_gossip
+
+        agent.gossip = await stack.enter_async_context(open_gossip(node, config.gossip, driver=config.gossip_driver))
+    if config.mdns is not None:
+        from talos.mdns import open_mdns
+
+        agent.mdns = await stack.enter_async_context(open_mdns(node, config.mdns))
+    if config.mcp is not None:
+        from talos.mcp.lending import open_lending
+
+        lending = open_lending(node, config.mcp, agent.audit, leave_seconds=config.mcp_leave_seconds)
+        agent.mcp = await stack.enter_async_context(lending)
+        if config.policy is not None:
+            agent.lent = await stack.enter_async_context(agent.mcp.lend(config.policy, _log.info))
+
+
+def _start_habits(nursery: trio.Nursery, agent: Agent) -> None:
+    """What a running agent does unasked: it says how to write to it, and listens to its topics."""
+    owner = Owner("agent", agent.node.emit)
+    if agent.dht is not None and not agent.config.ephemeral:
+        nursery.start_soon(contain, owner, _publish_keys, agent)
+    for topic in agent.config.topics if agent.gossip is not None else ():
+        nursery.start_soon(contain, owner, _hear, agent, topic)
+
+
+async def _publish_keys(agent: Agent) -> None:
+    assert agent.dht is not None
+    try:
+        await agent.dht.publish_keys(agent.x25519_public, name=agent.name)
+    except RoutingError as error:
+        _log.info("the key record found no place yet, and is published again later: %s", error)
+
+
+async def _hear(agent: Agent, topic: str) -> None:
+    assert agent.gossip is not None
+    async with agent.gossip.subscribe(topic) as messages:
+        async for message in messages:
+            agent.tell("gossip_message", **message_fields(message))
+
+
+def message_fields(message: TopicMessage) -> dict[str, object]:
+    """The fields of the kind `gossip_message`."""
+    return {
+        "topic": message.topic,
+        "from": str(message.author) if message.author is not None else None,
+        "via": str(message.source),
+        "id": message.id.hex(),
+        "data_b64": base64.b64encode(message.data).decode(),
+        "received": dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+    }
+
+
+async def _open_audit(stack: AsyncExitStack, config: AgentConfig) -> AuditLog:
     from talos.chain import LogKeys, open_file_log
 
     keys = LogKeys(config.wallet.k_priv, config.wallet.identity)
-    return await stack.enter_async_context(open_file_log(directory, keys=keys))
+    log = await stack.enter_async_context(open_file_log(config.home.audit, keys=keys))
+    if log.torn:
+        _log.warning("%d bytes of a torn entry were cut off %s", log.torn, log.directory)
+    return log

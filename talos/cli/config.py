@@ -6,9 +6,10 @@ A key that nobody knows is an error with the nearest that is known, for it is a 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from talos.cli.exits import Failure
 from talos.cli.frame import nearest
@@ -19,10 +20,17 @@ if TYPE_CHECKING:
 
     from talos.identity.home import Home
 
-__all__ = ["Config", "McpConfig", "NodeConfig", "load"]
+__all__ = ["ChainConfig", "Config", "DhtConfig", "GossipConfig", "LogConfig", "McpConfig", "NodeConfig", "load"]
 
 MAX_BYTES = 1 << 20
+MAX_DEPTH = 16
 PREFIX = "TALOS_"
+
+
+def _one_of(key: str, value: str, *known: str) -> None:
+    if value not in known:
+        named = " or ".join([", ".join(f'"{word}"' for word in known[:-1]), f'"{known[-1]}"'])
+        raise ValueError(f'{key} is {named}, not "{value}"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +41,63 @@ class NodeConfig:
     """The TCP port of every address; 0 takes a free one."""
     listen: tuple[str, ...] = ()
     """Multiaddrs to listen on instead of all of IPv4 and IPv6."""
+    bootstrap: tuple[str, ...] = ()
+    """Peers to begin with: tickets, or multiaddrs that end in `/p2p/…`."""
+    mdns: bool = False
+    """Whether peers are looked for on the local network, which tells everybody there who we are."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
             raise ValueError(f"port is 0 to 65535, not {self.port}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DhtConfig:
+    """`[dht]`"""
+
+    mode: str = "auto"
+    """`client` asks only, `server` answers too; `auto`: a server where others can reach us."""
+    network: str = "talos"
+    """`talos`, or `ipfs` for the public swarm."""
+
+    def __post_init__(self) -> None:
+        _one_of("mode", self.mode, "auto", "client", "server")
+        _one_of("network", self.network, "talos", "ipfs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GossipConfig:
+    """`[gossip]`"""
+
+    topics: tuple[str, ...] = ()
+    """What the agent subscribes to for its life."""
+    floodsub: bool = False
+    """Whether peers that speak nothing better are spoken to by floodsub."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainConfig:
+    """`[chain]`"""
+
+    bits: int = 8
+    """Work that each of our own blocks costs."""
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.bits <= 32:
+            raise ValueError(f"bits is 8 to 32, not {self.bits}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogConfig:
+    """`[log]`"""
+
+    level: str = "warning"
+    """From which on records are written."""
+    file: str = ""
+    """Where, by its place in the home; empty: to stderr."""
+
+    def __post_init__(self) -> None:
+        _one_of("level", self.level, "debug", "info", "warning", "error")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +110,7 @@ class McpConfig:
     """What is durable in the record before it goes on: `calls`, `each` line, or nothing (`off`)."""
 
     def __post_init__(self) -> None:
-        if self.audit not in ("calls", "each", "off"):
-            raise ValueError(f'audit is "calls", "each" or "off", not "{self.audit}"')
+        _one_of("audit", self.audit, "calls", "each", "off")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,38 +118,93 @@ class Config:
     """What the sections say."""
 
     node: NodeConfig = NodeConfig()
+    dht: DhtConfig = DhtConfig()
+    gossip: GossipConfig = GossipConfig()
+    chain: ChainConfig = ChainConfig()
     mcp: McpConfig = McpConfig()
+    log: LogConfig = LogConfig()
 
 
 def load(home: Home, environment: Mapping[str, str] = os.environ) -> Config:
-    """The configuration of `home`; Failure `config_invalid` names the file or variable and the key."""
+    """The configuration of `home`; Failure `config_invalid` names the file and line, or the variable, and the key."""
     config = Config()
-    for section, values in _from_file(home).items():
-        config = _with(config, section, values, str(home.config))
-    for name, text in environment.items():
+    document, text = _from_file(home)
+    for section, values in document.items():
+        config = _with(config, section, values, _File(str(home.config), text))
+    for name, value in environment.items():
         section, key = _of_variable(name)
         if section:
-            config = _with(config, section, {key: _from_text(section, key, text)}, name)
+            config = _with(config, section, {key: _from_text(section, key, value)}, _Variable(name))
     return config
 
 
-def _from_file(home: Home) -> dict[str, Any]:
+class _File:
+    """Where a mistake of the file is."""
+
+    def __init__(self, path: str, text: str) -> None:
+        self._path = path
+        self._text = text
+
+    def place(self, section: str, key: str = "") -> str:
+        """The path and, where it can be told, the line of a section or of a key in it."""
+        current = ""
+        for number, line in enumerate(self._text.splitlines(), 1):
+            header = _HEADER.match(line)
+            found = _KEY.match(line)
+            if header:
+                current = header.group(1)
+            name = f"{current}.{found.group(1)}" if found and current else found.group(1) if found else current
+            if (header or found) and name == (f"{section}.{key}" if key else section):
+                return f"{self._path} line {number}"
+        return self._path
+
+
+class _Variable:
+    """Where a mistake of the environment is."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def place(self, section: str, key: str = "") -> str:  # noqa: ARG002 - as _File has it
+        return self._name
+
+
+_Where: TypeAlias = _File | _Variable
+
+
+def _from_file(home: Home) -> tuple[dict[str, Any], str]:
     try:
         data = private_file.read(home.config, MAX_BYTES, "configuration")
     except FileNotFoundError:
-        return {}
+        return {}, ""
     try:
-        return tomllib.loads(data.decode())
+        text = data.decode()
+        document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # TOML's own error and bad UTF-8 among them
         raise _invalid(str(home.config), str(error)) from None
+    if _depth(document) > MAX_DEPTH:
+        raise _invalid(str(home.config), f"nested deeper than {MAX_DEPTH}")
+    return document, text
+
+
+def _depth(value: object) -> int:
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        inner = [item for item in level if isinstance(item, dict | list)]
+        level = [each for item in inner for each in (item.values() if isinstance(item, dict) else item)]
+    return depth
 
 
 def _of_variable(name: str) -> tuple[str, str]:
     """Section and key of `TALOS_NODE_PORT`; empty for variables that are none of ours."""
-    for section in _SECTIONS:
+    for section in (*_SECTIONS, *_LATER_SECTIONS):
         head = f"{PREFIX}{section.upper()}_"
         if name.startswith(head):
-            return section, name.removeprefix(head).lower()
+            key = name.removeprefix(head).lower()
+            if key in _BY_HAND or (section, key) in _BY_HAND_IN:
+                raise _invalid(name, "a weakening is never taken from the environment", hint="type it as an option")
+            return (section, key) if section in _SECTIONS else ("", "")
     return "", ""
 
 
@@ -97,32 +212,34 @@ def _from_text(section: str, key: str, text: str) -> object:
     default = getattr(getattr(Config(), section), key, "")
     if isinstance(default, tuple):
         return [part.strip() for part in text.split(",") if part.strip()]
+    if isinstance(default, bool):
+        return {"true": True, "false": False}.get(text, text)
     return int(text) if isinstance(default, int) and text.isascii() and text.isdigit() else text
 
 
-def _with(config: Config, section: str, values: object, where: str) -> Config:
+def _with(config: Config, section: str, values: object, where: _Where) -> Config:
     if section not in _SECTIONS:
-        raise _unknown(section, _SECTIONS, where)
+        raise _unknown(section, _SECTIONS, where.place(section))
     if not isinstance(values, dict):
-        raise _invalid(where, f"[{section}] is a section")
+        raise _invalid(where.place(section), f"[{section}] is a section")
     current = getattr(config, section)
     known = {field.name: getattr(current, field.name) for field in fields(current)}
-    checked = {}
     for key, value in values.items():
+        place = where.place(section, key)
         if key not in known:
-            raise _unknown(f"{section}.{key}", [f"{section}.{name}" for name in known], where)
-        checked[key] = _typed(known[key], value, f"{section}.{key}", where)
-    try:
-        return replace(config, **{section: replace(current, **checked)})
-    except ValueError as error:
-        raise _invalid(where, f"{section}.{error}") from None
+            raise _unknown(f"{section}.{key}", [f"{section}.{name}" for name in known], place)
+        try:
+            current = replace(current, **{key: _typed(known[key], value, f"{section}.{key}", place)})
+        except ValueError as error:
+            raise _invalid(place, f"{section}.{error}") from None
+    return replace(config, **{section: current})
 
 
 def _typed(default: object, value: object, key: str, where: str) -> object:
     if isinstance(default, tuple) and isinstance(value, list) and all(isinstance(item, str) for item in value):
         return tuple(value)
     if type(value) is not type(default):
-        kind = {tuple: "a list of texts", int: "a number", str: "a text"}[type(default)]
+        kind = {tuple: "a list of texts", bool: "true or false", int: "a number", str: "a text"}[type(default)]
         raise _invalid(where, f"{key} is {kind}")
     return value
 
@@ -137,3 +254,9 @@ def _invalid(where: str, what: str, hint: str = "") -> Failure:
 
 
 _SECTIONS = tuple(field.name for field in fields(Config))
+_LATER_SECTIONS = ("metrics", "ui", "files", "messages")
+_BY_HAND = frozenset({"insecure", "allow_any", "exempt_loopback"})
+"""What weakens the agent is typed."""
+_BY_HAND_IN = frozenset({("metrics", "auth")})
+_HEADER = re.compile(r"\s*\[\s*([A-Za-z0-9_-]+)\s*\]")
+_KEY = re.compile(r"\s*([A-Za-z0-9_-]+)\s*=")

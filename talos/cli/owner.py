@@ -9,32 +9,38 @@ import os
 import signal
 import socket
 import sys
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from talos.addr import parse
-from talos.agent import AgentConfig, open_agent
-from talos.cli import signals
+from talos.addr import parse, with_peer
+from talos.agent import MCP_LEAVE_SECONDS, AgentConfig, open_agent
+from talos.cli import names, signals
 from talos.cli.exits import SIGNALLED, Failure, problem_of
 from talos.control.server import ControlConfig, run_agent
 from talos.host import presets
 from talos.host.block import background
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
     from contextlib import AbstractAsyncContextManager
+
+    from multiaddr import Multiaddr
 
     from talos.agent import Agent, Tell
     from talos.cli.config import Config
     from talos.cli.session import Session
     from talos.control.server import Control
+    from talos.dht import DhtConfig
     from talos.host.config import NodeConfig
     from talos.identity.wallet import Wallet
+    from talos.mcp.policy import Policy
+    from talos.mcp.serve import McpServeConfig
+    from talos.mdns import MdnsConfig
 
-__all__ = ["Start", "listen_addrs", "notify_ready", "own"]
+__all__ = ["Start", "bootstrap_addrs", "listen_addrs", "notify_ready", "own"]
 
 EVERYWHERE = ("/ip4/0.0.0.0/tcp/{port}", "/ip6/::/tcp/{port}")
 NOTIFY_VARIABLE = "NOTIFY_SOCKET"
@@ -46,7 +52,14 @@ class Start:
 
     config: Config
     listen: tuple[str, ...]
+    bootstrap: tuple[str, ...] = ()
+    """Names that carry addresses, besides the configured ones."""
+    mdns: bool = False
     audit: bool = True
+    mcp: Callable[[Policy], McpServeConfig] | None = None
+    """How policies are lent, if not as the configuration says."""
+    mcp_leave_seconds: float = MCP_LEAVE_SECONDS
+    policy: Policy | None = None
     ephemeral: bool = False
     weakened: tuple[str, ...] = ()
 
@@ -54,28 +67,34 @@ class Start:
 class _Orders:
     """The signals that came, and what they end."""
 
-    def __init__(self, hangup: Callable[[], Awaitable[None]] | None) -> None:
+    def __init__(self, hangup: Callable[[Control], Awaitable[None]] | None) -> None:
         self.stopped = trio.Event()
         self.opening = trio.CancelScope()
-        self.opened = False
+        self.control: Control | None = None
         self.number = 0
         self._hangup = hangup
 
     async def obey(self, arriving: AsyncIterator[int]) -> None:
-        """The first signal ends the agent in good order, the second at once."""
+        """The first signal ends the agent in good order, the second at once, and what it lends with it."""
         async for number in arriving:
             if number == signal.SIGHUP and self._hangup is not None:
-                if self.opened:
-                    await self._hangup()
+                if self.control is not None:
+                    await self._hangup(self.control)
             elif self.number:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(SIGNALLED + number)
+                self._leave(number)
             else:
                 self.number = number
                 self.stopped.set()
-                if not self.opened:
+                if self.control is None:
                     self.opening.cancel()
+
+    def _leave(self, number: int) -> None:
+        lending = self.control.agent.mcp if self.control is not None else None
+        if lending is not None:
+            lending.kill()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(SIGNALLED + number)
 
 
 async def own(
@@ -84,7 +103,7 @@ async def own(
     start: Start,
     body: Callable[[Control], Awaitable[int]],
     *,
-    hangup: Callable[[], Awaitable[None]] | None = None,
+    hangup: Callable[[Control], Awaitable[None]] | None = None,
 ) -> int:
     """The agent until `body` returns, whose exit code this is; `body` has to end by `control.stopped`.
 
@@ -93,7 +112,7 @@ async def own(
     orders = _Orders(hangup)
 
     async def opened(control: Control) -> int:
-        orders.opened = True
+        orders.control = control
         return await body(control)
 
     code = 1
@@ -126,23 +145,81 @@ def notify_ready() -> None:
 
 
 def _opener(session: Session, wallet: Wallet, start: Start) -> Callable[[Tell], AbstractAsyncContextManager[Agent]]:
-    config = AgentConfig(
+    config = _agent_config(session, wallet, start)
+
+    def opener(tell: Tell) -> AbstractAsyncContextManager[Agent]:
+        return open_agent(config, tell)
+
+    return opener
+
+
+def _agent_config(session: Session, wallet: Wallet, start: Start) -> AgentConfig:
+    from talos.gossip import DriverConfig, GossipConfig
+
+    settings = start.config
+    return AgentConfig(
         node=_node(wallet, start),
         wallet=wallet,
         home=session.home,
-        audit=start.audit,
+        audit=start.audit and not start.ephemeral,
+        dht=_dht(settings, start),
+        gossip=GossipConfig(),
+        gossip_driver=DriverConfig(protocols=_gossip_protocols(settings)),
+        topics=() if start.ephemeral else settings.gossip.topics,
+        mdns=_mdns() if start.mdns else None,
+        mcp=None if start.ephemeral else start.mcp or partial(_lend, settings),
+        mcp_leave_seconds=start.mcp_leave_seconds,
+        policy=start.policy,
         ephemeral=start.ephemeral,
         weakened=start.weakened,
     )
-
-    @asynccontextmanager
-    async def opener(tell: Tell) -> AsyncIterator[Agent]:
-        async with open_agent(config, tell) as agent:
-            yield agent
-
-    return opener
 
 
 def _node(wallet: Wallet, start: Start) -> NodeConfig:
     preset = presets.minimal if start.ephemeral else presets.server
     return replace(preset(wallet.identity), listen=tuple(parse(text) for text in start.listen))
+
+
+def _dht(settings: Config, start: Start) -> DhtConfig:
+    """A node that lives for one command only asks: nobody's table is to hold it."""
+    from talos.dht import IPFS_KAD, TALOS_KAD, DhtConfig, DhtMode, DhtScope
+
+    public = settings.dht.network == "ipfs"
+    return DhtConfig(
+        protocol_id=IPFS_KAD if public else TALOS_KAD,
+        scope=DhtScope.PUBLIC if public else DhtScope.ANY,
+        mode=DhtMode.CLIENT if start.ephemeral else DhtMode(settings.dht.mode),
+        bootstrap=bootstrap_addrs((*start.bootstrap, *settings.node.bootstrap)),
+    )
+
+
+def _gossip_protocols(settings: Config) -> tuple[str, ...]:
+    from talos.gossip import PROTOCOLS
+
+    return tuple(name for name in PROTOCOLS if settings.gossip.floodsub or not name.startswith("/floodsub/"))
+
+
+def _mdns() -> MdnsConfig:
+    from talos.mdns import MdnsConfig
+
+    return MdnsConfig()
+
+
+def _lend(settings: Config, policy: Policy) -> McpServeConfig:
+    from talos.mcp.serve import McpServeConfig
+
+    return McpServeConfig(policy=policy, audit=settings.mcp.audit)
+
+
+def bootstrap_addrs(names_given: Iterable[str]) -> tuple[Multiaddr, ...]:
+    """The addresses of peers to begin with, each ending in `/p2p/…`; Failure for a name that carries none."""
+    found: list[Multiaddr] = []
+    for text in names_given:
+        name = names.parse_name(text)
+        addrs = name.addrs()
+        if not addrs:
+            raise Failure(
+                "usage", f"{text} carries no address to begin with", hint="its ticket does: talos id --ticket"
+            )
+        found += [with_peer(addr, name.peer_id()) for addr in addrs]
+    return tuple(dict.fromkeys(found))

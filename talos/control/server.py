@@ -15,12 +15,15 @@ from hypercorn.config import Config, Sockets
 from hypercorn.trio import serve
 
 from talos import __version__
+from talos.abc import PeerConnected, PeerDisconnected
 from talos.control import home as places
 from talos.control.api import Api
 from talos.control.event_log import EventLog
 from talos.control.operations import open_operations
 from talos.control.ops import load
+from talos.control.ops.view import connected_peer
 from talos.host.block import background
+from talos.host.connection import HostConnection
 from talos.host.contain import Owner, contain
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
+    from talos.abc import Event
     from talos.agent import Agent, Tell
     from talos.control.operations import Explain, Operations
     from talos.identity.home import Home
@@ -91,6 +95,7 @@ async def run_agent(
         try:
             with ExitStack() as outermost:
                 async with open_agent(tell) as agent, open_operations(agent, load, config.explain) as operations:
+                    outermost.enter_context(agent.node.observe(_tell_peers(agent, tell)))
                     api = Api(agent, operations, log, config.explain, stopped.set)
                     files = places.bound(config.home, started=agent.started, version=__version__)
                     listener = outermost.enter_context(files)
@@ -110,6 +115,18 @@ class _Served(NamedTuple):
     app: Any
     listener: socket.socket
     agent: Agent
+
+
+def _tell_peers(agent: Agent, tell: Tell) -> Callable[[Event], None]:
+    """An observer that makes `peer` events of those who come and go."""
+
+    def observe(event: Event) -> None:
+        here = isinstance(event, PeerConnected)
+        if isinstance(event, PeerConnected) or (isinstance(event, PeerDisconnected) and event.last):
+            assert isinstance(event.connection, HostConnection)
+            tell("peer", **{**connected_peer(agent, event.connection), "connected": here})
+
+    return observe
 
 
 async def _guard(config: ControlConfig, ended: trio.Event, code: int) -> None:

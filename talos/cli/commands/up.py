@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,14 @@ import click
 from talos.cli import config, logs
 from talos.cli.exits import Failure
 from talos.cli.frame import command, passphrase_options
-from talos.errors import HomeInUse
+from talos.errors import HomeInUse, TalosError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from talos.cli.session import Session
     from talos.control.server import Control
+    from talos.mcp.policy import Policy
 
 __all__ = ["listen", "up"]
 
@@ -64,8 +66,25 @@ def _own(session: Session, flags: Mapping[str, Any]) -> int:
     with session.owning():
         from talos.cli.owner import Start, listen_addrs, own
 
-        start = Start(config=settings, listen=listen_addrs(settings, flags["port"], flags["addrs"]))
-        return session.run(own, session, session.unlock(), start, _Showing(session).body)
+        start = Start(
+            config=settings,
+            listen=listen_addrs(settings, flags["port"], flags["addrs"]),
+            bootstrap=flags["bootstrap"],
+            mdns=settings.node.mdns and not flags["no_mdns"],
+            policy=_policy(session, settings),
+        )
+        showing = _Showing(session)
+        return session.run(partial(own, hangup=showing.reread), session, session.unlock(), start, showing.body)
+
+
+def _policy(session: Session, settings: config.Config) -> Policy | None:
+    """The servers of the policy file, if there is one."""
+    path = session.home.path / settings.mcp.policy
+    if not path.exists():
+        return None
+    from talos.mcp.policy_file import load_policy
+
+    return load_policy(path)
 
 
 class _Showing:
@@ -89,6 +108,23 @@ class _Showing:
             await control.stopped.wait()
             nursery.cancel_scope.cancel()
         return 0
+
+    async def reread(self, control: Control) -> None:
+        """SIGHUP: the policy file and the log's settings are read again; the rest needs a restart."""
+        try:
+            settings = config.load(self._session.home)
+            policy = _policy(self._session, settings)
+        except (Failure, TalosError, OSError) as error:
+            self._session.out.warn(f"everything stays as it was: {error}")
+            return
+        agent = control.agent
+        if agent.mcp is not None and agent.lent is not None and policy is not None:
+            try:
+                await agent.mcp.change(agent.lent, policy)
+            except TalosError as error:
+                self._session.out.warn(f"the policy stays as it was: {error}")
+        elif (policy is None) != (agent.lent is None):
+            self._session.out.warn("a policy file that comes or goes needs a restart")
 
     async def _show(self, control: Control) -> None:
         from talos.cli.telling import tell_event
