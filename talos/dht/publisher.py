@@ -12,7 +12,7 @@ from talos.dht.peer import PeerInfo
 from talos.dht.query import Purpose
 from talos.dht.request import RequestFailed
 from talos.dht.state import PROVIDE, VALUE
-from talos.dht.wire import Message, MessageType, Record
+from talos.dht.wire import Message, MessageType, Record, Request
 from talos.errors import RoutingError
 from talos.host.contain import Owner, contain
 from talos.identity.key_record import KeyRecord
@@ -55,10 +55,10 @@ class Publisher:
     async def publish_value(self, key: bytes, trace: Observer | None = None) -> int:
         """Stores our value with the k nearest peers; how many took it. RoutingError when none did."""
         record = self._state.own[VALUE, key]
-        request = Message(MessageType.PUT_VALUE, key, Record(key, record.value))
+        request = Request.of(Message(MessageType.PUT_VALUE, key, Record(key, record.value)))
 
         async def put(peer: PeerId, addrs: tuple[Multiaddr, ...]) -> None:
-            await self._put(peer, addrs, request)
+            await self._put(peer, addrs, request, record.value)
 
         return await self._publish(record, put, trace)
 
@@ -66,7 +66,8 @@ class Publisher:
         """Tells the k nearest peers that we provide `key`; how many. RoutingError when none."""
         state = self._state
         own = state.host.peer_id
-        request = Message(MessageType.ADD_PROVIDER, key, providers=(PeerInfo(own, state.addrs_of(own)),))
+        provider = PeerInfo(own, state.addrs_of(own))
+        request = Request.of(Message(MessageType.ADD_PROVIDER, key, providers=(provider,)))
 
         async def add(peer: PeerId, addrs: tuple[Multiaddr, ...]) -> None:
             await self._requests.tell(peer, addrs, request)
@@ -183,18 +184,18 @@ class Publisher:
                 nursery.start_soon(one, peer)
         return done
 
-    async def _put(self, peer: PeerId, addrs: tuple[Multiaddr, ...], request: Message) -> None:
+    async def _put(self, peer: PeerId, addrs: tuple[Multiaddr, ...], request: Request, value: bytes) -> None:
         """RequestFailed also when the echo is of another value."""
         answer = await self._requests.ask(peer, addrs, request)
-        if answer.record is None or request.record is None or answer.record.value != request.record.value:
+        if answer.record is None or answer.record.value != value:
             raise RequestFailed(f"{peer} did not echo the value")
 
     async def _correct(self, record: Record, peers: Sequence[tuple[PeerId, tuple[Multiaddr, ...]]]) -> None:
-        request = Message(MessageType.PUT_VALUE, record.key, record)
+        request = Request.of(Message(MessageType.PUT_VALUE, record.key, record))
         try:
             for peer, addrs in peers:
                 try:
-                    await self._put(peer, addrs, request)
+                    await self._put(peer, addrs, request, record.value)
                 except RequestFailed:
                     continue
                 self._state.counters["entries corrected"] += 1

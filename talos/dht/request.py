@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from talos.abc import StreamReset
 from talos.dht import wire
+from talos.dht.wire import MessageType
 from talos.errors import RemoteProtocolError, RoutingError, StreamCode, TalosError
-from talos.wire.length_prefix import LengthPrefixDecoder, frame
+from talos.wire.length_prefix import LengthPrefixDecoder
 
 if TYPE_CHECKING:
     from multiaddr import Multiaddr
 
     from talos.abc import Stream
     from talos.dht.state import DhtState
-    from talos.dht.wire import Message
+    from talos.dht.wire import Message, Request
     from talos.identity.peer_id import PeerId
 
 __all__ = ["RequestFailed", "Requests"]
@@ -33,25 +33,35 @@ class RequestFailed(RoutingError):
 class _Line:
     """A stream to one peer: one request at a time, each answered before the next."""
 
-    __slots__ = ("_decoder", "idle_since", "peer", "stream", "used")
+    __slots__ = ("_decoder", "answers", "idle_since", "peer", "stream")
 
     def __init__(self, peer: PeerId, stream: Stream) -> None:
         self.peer = peer
         self.stream = stream
-        self.used = False
-        """Whether it has brought an answer: then a failure may only mean that the peer closed it meanwhile."""
+        self.answers = 0
+        """Once it has brought one, a failure may only mean that the peer closed it meanwhile."""
         self.idle_since = 0.0
         self._decoder = LengthPrefixDecoder(wire.MAX_READ_BYTES)
 
-    async def answer(self) -> bytes:
-        """The next answer; RemoteProtocolError when the stream ends instead."""
-        while (message := self._decoder.next_message()) is None:
-            chunk = await self.stream.receive_some(READ_BYTES)
-            if not chunk:
-                raise RemoteProtocolError(f"peer {self.peer} ended the stream without an answer")
-            self._decoder.feed(chunk)
-        self.used = True
-        return message
+    async def answer(self, expected: MessageType) -> Message:
+        """The answer to a request of that type; RemoteProtocolError for another, or when the stream ends instead.
+
+        What we told before may have been echoed, as some do: that answers nothing, and is dropped.
+        """
+        while True:
+            data = self._decoder.next_message()
+            if data is None:
+                chunk = await self.stream.receive_some(READ_BYTES)
+                if not chunk:
+                    raise RemoteProtocolError(f"peer {self.peer} ended the stream without an answer")
+                self._decoder.feed(chunk)
+                continue
+            message = wire.decode(data)
+            if message.type is expected:
+                self.answers += 1
+                return message
+            if message.type is not MessageType.ADD_PROVIDER:
+                raise RemoteProtocolError(f"answer of type {message.type.name} to a request {expected.name}")
 
 
 class Requests:
@@ -68,17 +78,15 @@ class Requests:
         self._busy: Counter[PeerId] = Counter()
         self._waiting: dict[PeerId, trio.lowlevel.ParkingLot] = {}
 
-    async def ask(self, peer: PeerId, addrs: tuple[Multiaddr, ...], request: Message) -> Message:
+    async def ask(self, peer: PeerId, addrs: tuple[Multiaddr, ...], request: Request) -> Message:
         """The answer of `peer`, which is dialled at `addrs` or where it is known to be; RequestFailed.
 
         Cancelled, it leaves the answer to be read in the background, so that the stream can be used again.
         """
-        data = frame(wire.encode(request))
         await self._turn(peer)
         try:
             with trio.fail_after(self._config.request_seconds):
-                answer, stream = await self._exchange(peer, addrs, data)
-            message = wire.decode_answer(answer, request.type)
+                message, stream = await self._exchange(peer, addrs, request)
         except (*_ENDS, trio.TooSlowError) as error:
             self.counters["requests failed"] += 1
             self._state.unheard(peer)
@@ -90,26 +98,21 @@ class Requests:
         self._state.heard(peer, stream.connection)
         return message
 
-    async def tell(self, peer: PeerId, addrs: tuple[Multiaddr, ...], message: Message) -> None:
-        """Sends what is not answered (ADD_PROVIDER), on a stream of its own; RequestFailed.
+    async def tell(self, peer: PeerId, addrs: tuple[Multiaddr, ...], request: Request) -> None:
+        """Sends what is not answered (ADD_PROVIDER); RequestFailed.
 
-        Some peers answer nevertheless: that is read and dropped, or it would be taken for the answer to something else.
+        It goes on a stream that has shown to carry one request after the other, else on one of its own, whose end tells
+        the peer that nothing follows.
         """
         try:
             with trio.fail_after(self._config.request_seconds):
-                stream = await self._open(peer, addrs)
-                try:
-                    await stream.send_all(frame(wire.encode(message)))
-                    await stream.send_eof()
-                except BaseException:
-                    stream.reset()
-                    raise
+                if not await self._tell_on_kept(peer, request):
+                    await self._tell_on_new(peer, addrs, request)
         except (*_ENDS, trio.TooSlowError) as error:
             self.counters["requests failed"] += 1
             self._state.unheard(peer)
             raise RequestFailed(str(error) or type(error).__name__) from error
         self.counters["providers told"] += 1
-        self._nursery.start_soon(self._drain, stream)
 
     def sweep(self, now: float) -> None:
         """Closes streams that were not used for a while."""
@@ -121,25 +124,25 @@ class Requests:
 
     # ------------------------------------------------------------------------------- one exchange
 
-    async def _exchange(self, peer: PeerId, addrs: tuple[Multiaddr, ...], data: bytes) -> tuple[bytes, Stream]:
+    async def _exchange(self, peer: PeerId, addrs: tuple[Multiaddr, ...], request: Request) -> tuple[Message, Stream]:
         while True:
             line = self._reuse(peer) or _Line(peer, await self._open(peer, addrs))
-            was_used = line.used
+            is_new = not line.answers
             try:
-                return await self._exchange_on(line, data), line.stream
-            except (*_ENDS, EOFError):
-                if not was_used:
+                return await self._exchange_on(line, request), line.stream
+            except _ENDS:
+                if is_new:
                     raise
 
-    async def _exchange_on(self, line: _Line, data: bytes) -> bytes:
+    async def _exchange_on(self, line: _Line, request: Request) -> Message:
         sent = False
         try:
-            await line.stream.send_all(data)
+            await line.stream.send_all(request.data)
             sent = True
-            answer = await line.answer()
+            answer = await line.answer(request.type)
         except trio.Cancelled:
             if sent:
-                self._nursery.start_soon(self._await_late, line)
+                self._nursery.start_soon(self._await_late, line, request.type)
             else:
                 line.stream.reset()
             raise
@@ -152,24 +155,46 @@ class Requests:
         self._keep(line)
         return answer
 
+    async def _tell_on_kept(self, peer: PeerId, request: Request) -> bool:
+        line = self._reuse(peer, answers=2)
+        if line is None:
+            return False
+        try:
+            await line.stream.send_all(request.data)
+        except _ENDS:
+            line.stream.reset()
+            return False
+        except BaseException:
+            line.stream.reset()
+            raise
+        self._keep(line)
+        return True
+
+    async def _tell_on_new(self, peer: PeerId, addrs: tuple[Multiaddr, ...], request: Request) -> None:
+        stream = await self._open(peer, addrs)
+        try:
+            await stream.send_all(request.data)
+            await stream.send_eof()
+        except BaseException:
+            stream.reset()
+            raise
+        self._nursery.start_soon(self._drain, stream)
+
     async def _open(self, peer: PeerId, addrs: tuple[Multiaddr, ...]) -> Stream:
         host = self._host
+        if peer in self._state.connected:
+            return await host.open_stream(peer, self._config.protocol_id)
         # Without an address the host would ask its peer routing, which is this DHT.
-        if not addrs and not host.peerstore.addrs(peer) and not self.is_connected(peer):
+        if not addrs and not host.peerstore.addrs(peer):
             raise RequestFailed(f"no address of {peer} is known")
-        connection = await host.connect(peer, addrs)
-        return await host.open_stream(connection, self._config.protocol_id)
+        return await host.open_stream(await host.connect(peer, addrs), self._config.protocol_id)
 
-    def is_connected(self, peer: PeerId) -> bool:
-        """Whether a connection to it stands."""
-        return any(connection.remote_peer == peer for connection in self._host.connections)
-
-    async def _await_late(self, line: _Line) -> None:
+    async def _await_late(self, line: _Line, expected: MessageType) -> None:
         """Nobody waits for this answer any more, but behind it the stream is good for the next request."""
         with trio.move_on_after(self._config.request_seconds):
             try:
-                await line.answer()
-            except (*_ENDS, EOFError):
+                await line.answer(expected)
+            except _ENDS:
                 line.stream.reset()
             else:
                 self._keep(line)
@@ -181,7 +206,7 @@ class Requests:
             try:
                 while await stream.receive_some(READ_BYTES):
                     pass
-            except (StreamReset, *_ENDS):
+            except _ENDS:
                 pass  # a reset behind our close is how some say that they have it
             await _close(stream)
             return
@@ -189,9 +214,10 @@ class Requests:
 
     # ------------------------------------------------------------------------------- streams that are kept
 
-    def _reuse(self, peer: PeerId) -> _Line | None:
+    def _reuse(self, peer: PeerId, answers: int = 0) -> _Line | None:
+        """The stream that was used last, if it has brought so many answers."""
         lines = self._idle.get(peer)
-        if not lines:
+        if not lines or lines[-1].answers < answers:
             return None
         line = lines[-1]
         self._take(line)

@@ -10,7 +10,7 @@ import trio
 from talos.dht.key import kad_id
 from talos.dht.query import Lookup, Purpose
 from talos.dht.request import RequestFailed
-from talos.dht.wire import Message, MessageType
+from talos.dht.wire import Message, MessageType, Request
 from talos.host.trace import Trace
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Search:
         self, key: bytes, purpose: Purpose, trace: Observer | None = None, *, seeds: Iterable[PeerId] = ()
     ) -> Lookup:
         """Looks for the peers nearest to `key`, or for the peer that it is the id of."""
-        request = Message(MessageType.FIND_NODE, key)
+        request = Request.of(Message(MessageType.FIND_NODE, key))
 
         async def ask(peer: PeerId, addrs: tuple[Multiaddr, ...]) -> Answer:
             return (await self._requests.ask(peer, addrs, request)).closer, 0

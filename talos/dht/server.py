@@ -51,22 +51,19 @@ class Server:
             stream, decode=wire.decode, encode=bytes, max_size=wire.MAX_REQUEST_BYTES
         )
         seconds = self._state.config.idle_seconds
-        while True:
+        try:
             with trio.move_on_after(seconds) as patience:
-                try:
-                    if not await self._serve_one(stream, messages):
-                        return
-                except RecordRejected:
-                    self.counters["records refused"] += 1
-                    stream.reset(StreamCode.PROTOCOL_VIOLATION)
-                    return
-                except LimitExceeded:
-                    self.counters["records over a limit"] += 1
-                    stream.reset(StreamCode.RESOURCE_LIMIT)
-                    return
-            if patience.cancelled_caught:
-                stream.reset()
+                while await self._serve_one(stream, messages):
+                    patience.deadline = trio.current_time() + seconds
                 return
+        except RecordRejected:
+            self.counters["records refused"] += 1
+            stream.reset(StreamCode.PROTOCOL_VIOLATION)
+        except LimitExceeded:
+            self.counters["records over a limit"] += 1
+            stream.reset(StreamCode.RESOURCE_LIMIT)
+        else:
+            stream.reset()
 
     async def _serve_one(self, stream: Stream, messages: MessageStream[Message, bytes]) -> bool:
         """False at the end of the stream."""

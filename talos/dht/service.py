@@ -23,7 +23,7 @@ from talos.dht.search import Search
 from talos.dht.server import Server, check_provider_key
 from talos.dht.state import PROVIDE, VALUE, DhtState
 from talos.dht.upkeep import Upkeep
-from talos.dht.wire import Message, MessageType, Record
+from talos.dht.wire import Message, MessageType, Record, Request
 from talos.errors import ConfigError, PeerNotFound, RemoteProtocolError
 from talos.host.block import background
 from talos.identity.key_record import KeyRecord
@@ -153,7 +153,7 @@ class Dht:
     async def find_peer(self, peer: PeerId, *, trace: Observer | None = None) -> Sequence[Multiaddr]:
         """Where `peer` may be dialled, without `/p2p/…`: what a connection to it or the network tells. PeerNotFound."""
         state = self.state
-        known = state.addrs_of(peer) if peer == state.host.peer_id or self._requests.is_connected(peer) else ()
+        known = state.addrs_of(peer) if peer == state.host.peer_id or peer in state.connected else ()
         if known:
             await trio.lowlevel.checkpoint()
             return known
@@ -198,7 +198,7 @@ class Dht:
             return held.value
         await self.upkeep.ready()
         values: dict[PeerId, bytes | None] = {}
-        request = Message(MessageType.GET_VALUE, key)
+        request = Request.of(Message(MessageType.GET_VALUE, key))
 
         async def ask(peer: PeerId, addrs: tuple[Multiaddr, ...]) -> tuple[Sequence[PeerInfo], int]:
             answer = await self._requests.ask(peer, addrs, request)
@@ -258,7 +258,7 @@ class Dht:
         take(state.providers_of(key))
         if len(found) < count:
             await self.upkeep.ready()
-            request = Message(MessageType.GET_PROVIDERS, key)
+            request = Request.of(Message(MessageType.GET_PROVIDERS, key))
 
             async def ask(peer: PeerId, addrs: tuple[Multiaddr, ...]) -> tuple[Sequence[PeerInfo], int]:
                 answer = await self._requests.ask(peer, addrs, request)

@@ -50,6 +50,8 @@ class DhtState:
         )
         self.values = ValueTable(self.table.own_kad, config.limits, config.value_seconds)
         self.providers = ProviderTable(self.table.own_kad, config.limits, config.provider_seconds)
+        self.connected = {connection.remote_peer for connection in host.connections}
+        """Peers with a connection, as events tell."""
         self.no_longer_alone = trio.Event()
         """Set when the empty table gets a member; whoever has seen it puts a new one here."""
         self.own: dict[tuple[str, bytes], OwnRecord] = {}

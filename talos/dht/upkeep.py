@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from talos.abc import Event, PeerIdentified
+from talos.abc import Event, PeerConnected, PeerDisconnected, PeerIdentified
 from talos.addr import split_peer
 from talos.dht.query import Purpose
 from talos.dht.request import RequestFailed
-from talos.dht.wire import Message, MessageType
+from talos.dht.wire import Message, MessageType, Request
 from talos.host.contain import Owner, contain
 from talos.host.peerstore import MemoryPeerstore
 
@@ -56,13 +56,20 @@ class Upkeep:
     # ------------------------------------------------------------------------------- who is heard
 
     def observe(self, event: Event) -> None:
-        """Follows identify: servers of our swarm are asked whether they answer, and former ones leave the table."""
-        if not isinstance(event, PeerIdentified):
-            return
-        peer = event.peer
-        if self._state.config.protocol_id not in self._state.host.peerstore.protocols(peer):
-            self._state.table.remove(peer)
-        elif peer not in self._state.table and peer not in self._checks and len(self._checks) < MAX_CHECKS:
+        """Follows the host: servers of our swarm are asked whether they answer, and former ones leave the table."""
+        match event:
+            case PeerConnected():
+                self._state.connected.add(event.peer)
+            case PeerDisconnected(last=True):
+                self._state.connected.discard(event.peer)
+            case PeerIdentified():
+                self._identified(event.peer)
+
+    def _identified(self, peer: PeerId) -> None:
+        state = self._state
+        if state.config.protocol_id not in state.host.peerstore.protocols(peer):
+            state.table.remove(peer)
+        elif peer not in state.table and peer not in self._checks and len(self._checks) < MAX_CHECKS:
             self._checks.add(peer)
             self._nursery.start_soon(self._check, peer)
 
@@ -73,7 +80,7 @@ class Upkeep:
 
     async def _is_there(self, peer: PeerId, addrs: tuple[Multiaddr, ...] = ()) -> bool:
         """Asks for the peers near to us, which is worth knowing anyway."""
-        request = Message(MessageType.FIND_NODE, self._state.host.peer_id.raw)
+        request = Request.of(Message(MessageType.FIND_NODE, self._state.host.peer_id.raw))
         try:
             await self._requests.ask(peer, addrs, request)
         except RequestFailed:

@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from google.protobuf.message import DecodeError
 
@@ -18,6 +18,7 @@ from talos import addr as addresses
 from talos.dht.peer import PeerInfo
 from talos.errors import LocalProtocolError, RemoteProtocolError
 from talos.identity.peer_id import PeerId
+from talos.wire.length_prefix import frame
 from talos.wire.pb import kad_pb2 as pb
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ __all__ = [
     "Message",
     "MessageType",
     "Record",
+    "Request",
     "decode",
-    "decode_answer",
     "encode",
     "encode_answer",
 ]
@@ -95,6 +96,18 @@ class Message:
     providers: tuple[PeerInfo, ...] = ()
 
 
+class Request(NamedTuple):
+    """A request as it is sent to one peer after the other: encoded once, with its length."""
+
+    type: MessageType
+    data: bytes
+
+    @classmethod
+    def of(cls, message: Message) -> Self:
+        """LocalProtocolError when it is over what others read."""
+        return cls(message.type, frame(encode(message), MAX_REQUEST_BYTES))
+
+
 def encode(message: Message) -> bytes:
     """The message without its length, however long that is."""
     return _to_pb(message).SerializeToString()
@@ -118,16 +131,8 @@ def encode_answer(message: Message, max_bytes: int = MAX_ANSWER_BYTES) -> bytes:
 
 
 def decode(data: bytes) -> Message:
-    """A request in `data`; RemoteProtocolError when it is malformed, of an unknown type, or its key is too long."""
+    """The message in `data`; RemoteProtocolError when it is malformed, of an unknown type, or its key is too long."""
     return _from_pb(_parse(data))
-
-
-def decode_answer(data: bytes, expected: MessageType) -> Message:
-    """An answer to a request of the type `expected`; RemoteProtocolError also when it is of another type."""
-    message = _from_pb(_parse(data))
-    if message.type is not expected:
-        raise RemoteProtocolError(f"answer of type {message.type.name} to a request {expected.name}")
-    return message
 
 
 def _parse(data: bytes) -> pb.Message:
