@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from bench import bulk, connections, latency, memory, report, streams, tunnel
+from bench import bulk, connections, latency, lookups, memory, report, streams, tunnel
 from bench.measure import Series
 from bench.side import Side
 from interop.adapters import ROOT, prepare
@@ -33,8 +33,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     *memory.SCENARIOS,
 )
 PEERS = ("talos", "js", "go", "rust", "py")
-TUNNEL_ROW = "P14"
-"""Its sides are not the implementations but the ways to one server."""
+OWN_ROWS = {"P12": lookups, "P14": tunnel}
+"""Their sides are not the implementations: the simulated network has but one, the tunnel has the ways to one server."""
 DOCS_FILE = ROOT / "docs" / "benchmarks.md"
 
 
@@ -93,10 +93,11 @@ async def main(options: argparse.Namespace) -> int:
             chosen = {name: pair for name, pair in found.items() if pair[0].row in options.rows}
             results |= chosen
             print(report.tables(chosen), flush=True)
-    if TUNNEL_ROW in options.rows:
-        found = await tunnel.run(options.rounds)
-        results |= found
-        print(report.tables(found), flush=True)
+    for row, module in OWN_ROWS.items():
+        if row in options.rows:
+            found = await module.run(options.rounds)
+            results |= found
+            print(report.tables(found), flush=True)
     print(report.goals(results))
     for name, reason in (adapters.absent | adapters.failed).items():
         print(f"absent: {name}: {reason}")
@@ -115,7 +116,7 @@ def listing() -> str:
 
 
 def _metrics() -> list[Metric]:
-    return [*(metric for scenario in SCENARIOS for metric in scenario.metrics), *tunnel.METRICS]
+    return [*(metric for scenario in SCENARIOS for metric in scenario.metrics), *lookups.METRICS, *tunnel.METRICS]
 
 
 if __name__ == "__main__":
