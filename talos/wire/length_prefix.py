@@ -16,16 +16,16 @@ def frame(message: bytes, max_size: int | None = None) -> bytes:
 
 
 class LengthPrefixDecoder:
-    """Cuts a byte stream into length-prefixed messages of at most `max_size` bytes.
+    """Cuts a byte stream into length-prefixed messages of at most `max_size` bytes, which may change while it runs.
 
     A prefix is judged as soon as it is complete, so a hostile length never makes a buffer grow.
     After it has raised, a decoder is done with.
     """
 
-    __slots__ = ("_buffer", "_max_size", "_need", "_position")
+    __slots__ = ("_buffer", "_need", "_position", "max_size")
 
     def __init__(self, max_size: int) -> None:
-        self._max_size = max_size
+        self.max_size = max_size
         self._buffer = bytearray()
         self._position = 0
         self._need = 0
@@ -57,8 +57,8 @@ class LengthPrefixDecoder:
         if header is None:
             return None
         length, start = header
-        if length > self._max_size:
-            raise MessageTooLarge(f"message of {length} bytes is over the limit of {self._max_size}")
+        if length > self.max_size:
+            raise MessageTooLarge(f"message of {length} bytes is over the limit of {self.max_size}")
         end = start + length
         if end > len(buffer):
             self._need = end - position

@@ -1,0 +1,317 @@
+"""`Chain`: the audit log of a node, each entry durable before `record` returns and in a block a second later."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from talos.abc import AuditReceipt, EntryKind
+from talos.chain import proving
+from talos.chain.driver import Driver, now
+from talos.chain.entry import commit
+from talos.chain.machine import ChainMachine, MachineConfig
+from talos.chain.opening import open_store
+from talos.chain.reading import Row
+from talos.chain.receipt import Receipt, check_receipt, sign_receipt
+from talos.chain.writer import Writer
+from talos.errors import AuditError, ChainInUse
+from talos.host.block import background
+from talos.identity.peer_id import PeerId
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from talos.abc import AuditEntry, Host, SignedReceipt
+    from talos.chain.config import ChainConfig, ChainKeys
+    from talos.chain.effects import Stored
+    from talos.chain.entry import Committed
+    from talos.chain.opening import OpenChain
+    from talos.chain.proof import LogProof
+    from talos.errors import ChainError
+
+__all__ = ["Chain", "open_chain", "open_slot"]
+
+TUNNEL_KINDS = frozenset({EntryKind.MCP_CALL, EntryKind.MCP_RESULT})
+"""Their blobs are lines in the clear: kept in our boxes, never in a block, which replicas read."""
+SEAL_AT_CLOSE_SECONDS = 2.0
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """Entries on their way to the disk."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    error: ChainError | None = None
+
+
+class Chain:
+    """An `AuditLog`; made by `open_chain`. Tasks may call it at the same time.
+
+    A cancelled `record` may still become durable. A full disk fails what was waiting (StoreFull), later entries may
+    work again; a failed write or sync is final (StoreFailed), for nobody knows any more what is on the disk.
+    """
+
+    def __init__(self, opened: OpenChain, config: ChainConfig, keys: ChainKeys) -> None:
+        assert opened.boxes is not None
+        self._opened = opened
+        self._store = opened.store
+        self._reading = opened.store.reading
+        self._config = config
+        self._keys = keys
+        self._box = opened.boxes
+        self._me = PeerId.from_key(keys.identity.public_key).to_bytes()
+        self._writer = Writer(self._store.append, group_entries=config.group_entries, group_bytes=config.group_bytes)
+        pending = self._reading.pending()
+        self._boxes = {row.key: row.box for row in pending}
+        self._flights: dict[bytes, _Flight] = {}
+        self.machine = ChainMachine(
+            opened.params,
+            self._reading,
+            MachineConfig(
+                bits=config.bits,
+                seal_seconds=config.seal_seconds,
+                seal_items=config.seal_items,
+                seal_bytes=config.seal_bytes,
+                mempool_items=config.mempool_items,
+                mempool_bytes=config.mempool_bytes,
+            ),
+            opened.key,
+            pending=[(row.entry, row.sealed) for row in pending],
+        )
+        self.driver = Driver(
+            opened,
+            self.machine,
+            self._writer,
+            boxes=self._boxes,
+            durable=self._durable,
+            retry_seconds=config.retry_seconds,
+        )
+
+    # -- What it is
+
+    @property
+    def directory(self) -> Path:
+        return self._store.directory
+
+    @property
+    def chain_id(self) -> bytes:
+        return self._opened.params.chain_id
+
+    @property
+    def origin(self) -> str:
+        """How checkpoints name this chain."""
+        return self._opened.params.origin
+
+    @property
+    def frozen(self) -> bool:
+        """Its author signed two blocks for one height."""
+        return self.machine.frozen
+
+    @property
+    def count(self) -> int:
+        """Entries that are durable or about to be, the chain's own included."""
+        return self.machine.tip.header.log_size + len(self._boxes)
+
+    @property
+    def queued(self) -> int:
+        """Entries that wait for the disk."""
+        return len(self._flights)
+
+    def header(self, which: bytes | int) -> Stored | None:
+        """By id or height, checked; None when there is no such block."""
+        return self._reading.header_of(which) if isinstance(which, bytes) else self._reading.header_at(which)
+
+    def find(self, msg_id: bytes) -> list[int]:
+        """The numbers in the log of all entries of a message."""
+        return [self._reading.index_of(position) for position in self._reading.positions(msg_id)]
+
+    def status(self) -> dict[str, object]:
+        """Plain values, for people and for JSON."""
+        tip, params = self.machine.tip, self._opened.params
+        return {
+            "chain_id": params.chain_id.hex(),
+            "origin": params.origin,
+            "mode": params.mode.name.lower(),
+            "height": tip.header.height,
+            "tip": tip.block_id.hex(),
+            "log_size": tip.header.log_size,
+            "log_root": tip.header.log_root.hex(),
+            "total_work": str(tip.total_work),
+            "mempool": len(self._boxes),
+            "min_index": self.machine.min_index,
+            "frozen": self.frozen,
+            "failed": None if self._writer.stopped is None else str(self._writer.stopped),
+        }
+
+    # -- Recording
+
+    async def record(self, entry: AuditEntry) -> AuditReceipt:
+        return (await self.record_many((entry,)))[0]
+
+    async def record_many(self, entries: Sequence[AuditEntry]) -> Sequence[AuditReceipt]:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._writer.stopped is not None:
+            raise self._writer.stopped.__class__(*self._writer.stopped.args) from self._writer.stopped
+        made = [commit(entry, self._box.k_priv) for entry in entries]
+        flight = _Flight()
+        rows, duplicates, others = self._admit(entries, made, flight)
+        if rows:
+            others.append(flight)
+            if self._writer.append(rows, self._settled(flight, rows)):
+                await trio.lowlevel.cancel_shielded_checkpoint()  # others get their turn though nothing was waited for
+            self.driver.kick()
+        for other in others:
+            await other.done.wait()
+            if other.error is not None:
+                raise other.error.__class__(*other.error.args) from other.error
+        return [
+            AuditReceipt(item.leaf, duplicate, self._promise(entry, item))
+            for item, entry, duplicate in zip(made, entries, duplicates, strict=True)
+        ]
+
+    def check_receipt(
+        self, receipt: SignedReceipt, *, msg_id: bytes, sealed_hash: bytes, sender: PeerId, receiver: PeerId
+    ) -> None:
+        check_receipt(receipt, msg_id=msg_id, sealed_hash=sealed_hash, sender=sender, receiver=receiver)
+
+    async def seal(self) -> None:
+        """Everything that was recorded is in a block on return."""
+        await self.driver.sealed()
+
+    async def prove(self, ident: bytes | int) -> LogProof:
+        """The proof of one entry, by its number in the log or its message id, under a checkpoint of now.
+
+        ProofInvalid when there is no such entry, or several of that id.
+        """
+        await self.seal()
+        return proving.log_proof(self._reading, self._opened.params, ident, key=self._opened.key)
+
+    def _admit(
+        self, entries: Sequence[AuditEntry], made: Sequence[Committed], flight: _Flight
+    ) -> tuple[list[Row], list[bool], list[_Flight]]:
+        """What is new, which are repeated, and the flights that repeated ones have to wait for."""
+        rows: list[Row] = []
+        duplicates, others = [], []
+        moment = now()
+        try:
+            for facts, item in zip(entries, made, strict=True):
+                sealed, extra = self._kept(facts)
+                admitted = self.machine.admit(item.entry, sealed, moment)
+                duplicates.append(admitted.duplicate)
+                if not admitted.duplicate:
+                    box = self._box.seal(item.entry, item.leaf, item.meta, extra) if item.meta or extra else b""
+                    rows.append(Row(admitted.key, item.entry, sealed, box))
+                    self._boxes[admitted.key] = box
+                    self._flights[admitted.key] = flight
+                else:
+                    other = self._flights.get(admitted.key)
+                    if other not in {None, flight}:
+                        others.append(other)
+        except BaseException:
+            self._withdraw(rows)
+            raise
+        return rows, duplicates, [other for other in others if other is not None]
+
+    def _kept(self, facts: AuditEntry) -> tuple[bytes, bytes]:
+        """The blob for the block, and what goes into our box."""
+        if facts.receipt is not None:
+            return b"", facts.receipt.body + facts.receipt.sig
+        if facts.kind in TUNNEL_KINDS:
+            return b"", facts.sealed
+        return (facts.sealed if self._config.store_sealed else b""), b""
+
+    def _settled(self, flight: _Flight, rows: Sequence[Row]) -> Callable[[ChainError | None], None]:
+        def settle(error: ChainError | None) -> None:
+            for row in rows:
+                self._flights.pop(row.key, None)
+            if error is not None:
+                self._withdraw(rows)
+            flight.error = error
+            flight.done.set()
+
+        return settle
+
+    def _withdraw(self, rows: Sequence[Row]) -> None:
+        self.machine.withdraw([row.key for row in rows])
+        for row in rows:
+            self._boxes.pop(row.key, None)
+            self._flights.pop(row.key, None)
+
+    async def _durable(self, keys: Iterable[bytes]) -> None:
+        """Waits until these own entries are on the disk: no block comes before them. AuditError when they cannot be."""
+        for flight in {self._flights[key] for key in keys if key in self._flights}:
+            await flight.done.wait()
+            if flight.error is not None:
+                raise flight.error.__class__(*flight.error.args) from flight.error
+
+    def _promise(self, entry: AuditEntry, item: Committed) -> SignedReceipt | None:
+        if entry.kind is not EntryKind.RECEIVED:
+            return None
+        receipt = Receipt(
+            msg_id=entry.msg_id,
+            sealed_hash=item.sealed_hash,
+            sender=entry.sender,
+            receiver=self._me,
+            origin=self.origin.encode(),
+            log_size_hint=self.machine.tip.header.log_size,
+            received_ms=entry.time_ms,
+            max_merge_seconds=self._config.max_merge_seconds,
+        )
+        return sign_receipt(receipt, self._keys.identity)
+
+
+@asynccontextmanager
+async def open_chain(
+    node: Host | None,
+    config: ChainConfig,
+    keys: ChainKeys,
+    *,
+    directory: Path,
+    publish: Callable[[str, bytes], Awaitable[object]] | None = None,
+) -> AsyncIterator[Chain]:
+    """The chain in `directory`, which is made where it is missing. Without a node nobody is told of it.
+
+    ChainInUse: another process has it. RollbackSuspected, StoreCorrupt: it is not what was signed. StoreFull,
+    StoreFailed.
+    """
+    opened = await trio.to_thread.run_sync(open_store, directory, config, keys)
+    async with _running(opened, config, keys, node) as chain:
+        yield chain
+
+
+@asynccontextmanager
+async def open_slot(base: Path, server: str, *, config: ChainConfig, keys: ChainKeys) -> AsyncIterator[Chain]:
+    """The lowest chain `<base>/<server>-<n>` that no other process has: several clients share one identity.
+
+    `default` stands for no server's name. Errors as of `open_chain`.
+    """
+    name = server or "default"
+    for number in range(1, config.slots + 1):
+        try:
+            opened = await trio.to_thread.run_sync(open_store, base / f"{name}-{number}", config, keys)
+        except ChainInUse:
+            continue
+        async with _running(opened, config, keys, None) as chain:
+            yield chain
+        return
+    raise ChainInUse(f"all {config.slots} chains of {name!r} in {base} are in use by other processes")
+
+
+@asynccontextmanager
+async def _running(opened: OpenChain, config: ChainConfig, keys: ChainKeys, node: Host | None) -> AsyncIterator[Chain]:
+    try:
+        chain = Chain(opened, config, keys)
+        async with background() as nursery:
+            nursery.start_soon(chain._writer.run)  # noqa: SLF001 - the block is the other half of the class
+            nursery.start_soon(chain.driver.run)
+            yield chain
+            with trio.CancelScope(shield=True), trio.move_on_after(SEAL_AT_CLOSE_SECONDS), suppress(AuditError):
+                await chain.seal()
+    finally:
+        with suppress(NameError):
+            chain._writer.close()  # noqa: SLF001 - the same
+        opened.store.close()

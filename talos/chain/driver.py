@@ -1,0 +1,237 @@
+"""Does what a chain's machine decides: mines, writes, tells. One per open chain.
+
+clock     waits for the machine's next deadline, or for news
+work      gives the machine its turns, a few milliseconds each, while it has blocks to check
+disk      persists, stages and replaces, one after the other, in the writer's turn
+mining    one task for each block that is tried, in slices; above 16 bits in a process of its own
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from talos.chain.checkpoint import Checkpoint
+from talos.chain.effects import (
+    Alarm,
+    Announce,
+    Answered,
+    DropStage,
+    Effect,
+    Evidence,
+    Fault,
+    Mine,
+    Now,
+    Persist,
+    Replace,
+    Send,
+    Serve,
+    Stage,
+    StopMining,
+)
+from talos.chain.entry import inspect
+from talos.chain.genesis import Mode
+from talos.chain.mining import mine
+from talos.chain.reading import Row
+from talos.errors import ChainError, StoreFull
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    from talos.chain.block import Checked
+    from talos.chain.machine import ChainMachine
+    from talos.chain.opening import OpenChain
+    from talos.chain.writer import Writer
+    from talos.errors import ChainError as AnyChainError
+
+__all__ = ["Driver", "now"]
+
+NOTE_SECONDS = 1.0
+"""At most one checkpoint in this time."""
+MAX_WAITING_EFFECTS = 1024
+
+_log = logging.getLogger(__name__)
+
+
+def now() -> Now:
+    return Now(trio.current_time(), time.time_ns() // 1_000_000)
+
+
+class Driver:
+    """Runs a machine over a store. `hears` gets what others are to be told: sends, faults, announcements, alarms."""
+
+    def __init__(
+        self,
+        opened: OpenChain,
+        machine: ChainMachine,
+        writer: Writer,
+        *,
+        boxes: dict[bytes, bytes],
+        durable: Callable[[Iterable[bytes]], Awaitable[None]],
+        retry_seconds: float,
+    ) -> None:
+        self.machine = machine
+        self.hears: Callable[[Effect], None] = lambda _: None
+        self._opened = opened
+        self._store = opened.store
+        self._writer = writer
+        self._boxes = boxes
+        """What opens the entries that are in no block yet."""
+        self._durable = durable
+        self._retry_seconds = retry_seconds
+        self._news = trio.Event()
+        self._send_disk, self._receive_disk = trio.open_memory_channel[Effect](MAX_WAITING_EFFECTS)
+        self._send_mine, self._receive_mine = trio.open_memory_channel[Mine](MAX_WAITING_EFFECTS)
+        self._mining: dict[object, trio.CancelScope] = {}
+        self._noted = -NOTE_SECONDS
+        self._sealed = trio.Condition()
+
+    def kick(self) -> None:
+        """Something has changed that the machine may want to act on."""
+        self._news.set()
+
+    def do(self, effects: Iterable[Effect]) -> None:
+        """Starts what the machine asks for; never waits."""
+        for effect in effects:
+            match effect:
+                case Mine():
+                    self._send_mine.send_nowait(effect)
+                case StopMining():
+                    scope = self._mining.pop(effect.ticket, None)
+                    if scope is not None:
+                        scope.cancel()
+                case Persist() | Stage() | DropStage() | Replace() | Evidence():
+                    self._send_disk.send_nowait(effect)
+                case Alarm():
+                    _log.warning("%s", effect.text)
+                    self.hears(effect)
+                case Send() | Serve() | Answered() | Fault() | Announce():
+                    self.hears(effect)
+        self._news.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._clock)
+            nursery.start_soon(self._disk)
+            async for effect in self._receive_mine:
+                nursery.start_soon(self._mine, effect)
+
+    async def sealed(self) -> None:
+        """Everything that waited at the call is in a block on return. AuditError when the disk refuses."""
+        keys = set(self._boxes)
+        while keys & self._boxes.keys():
+            if self._writer.stopped is not None:
+                raise self._writer.stopped.__class__(*self._writer.stopped.args)
+            self.do(self.machine.seal(now(), force=True))
+            async with self._sealed:
+                await self._sealed.wait()
+
+    def _note(self, block: Checked) -> tuple[int, bytes] | None:
+        """A checkpoint of the block, when it is time for one and it says nothing that may still change."""
+        key, params = self._opened.key, self._opened.params
+        if key is None or trio.current_time() - self._noted < NOTE_SECONDS:
+            return None
+        header = block.header
+        if params.mode is Mode.SHARED:
+            final = self._store.reading.header_at(header.height - params.finality_depth)
+            if final is None:
+                return None
+            header = final.header
+        self._noted = trio.current_time()
+        return header.log_size, Checkpoint(params.origin, header.log_size, header.log_root).sign(key)
+
+    async def _clock(self) -> None:
+        machine = self.machine
+        while True:
+            if machine.has_work:
+                self.do(machine.work(now()))
+                await trio.lowlevel.checkpoint()
+                continue
+            deadline = machine.next_deadline()
+            with trio.move_on_at(trio.current_time() + 3600 if deadline is None else deadline):
+                await self._news.wait()
+            self._news = trio.Event()
+            deadline = machine.next_deadline()
+            if deadline is not None and deadline <= trio.current_time():
+                self.do(machine.deadline_passed(now()))
+
+    async def _mine(self, effect: Mine) -> None:
+        with trio.CancelScope() as scope:
+            self._mining[effect.ticket] = scope
+            nonce = await mine(effect.draft.header)
+            self.do(self.machine.mined(effect.ticket, nonce, now()))
+        self._mining.pop(effect.ticket, None)
+
+    async def _disk(self) -> None:
+        async for effect in self._receive_disk:
+            try:
+                await self._write(effect)
+            except ChainError as error:
+                await self._refused(effect, error)
+            else:
+                if isinstance(effect, Persist | Replace):
+                    self.do(self.machine.persisted(now()))
+            async with self._sealed:
+                self._sealed.notify_all()
+
+    async def _write(self, effect: Effect) -> None:
+        store, alone = self._store, self._writer.alone
+        match effect:
+            case Persist(blocks=blocks):
+                await self._persist(blocks)
+            case Stage(blocks=blocks):
+                await alone(store.stage, blocks)
+            case DropStage():
+                await alone(store.drop_stage)
+            case Replace():
+                await self._replace(effect)
+            case Evidence(file=file):
+                await alone(store.put_evidence, file)
+
+    async def _persist(self, blocks: tuple[Checked, ...]) -> None:
+        keys = [key for block in blocks for key in block.keys]
+        await self._durable(keys)
+        boxes = {key: self._boxes[key] for key in keys if key in self._boxes}
+        note = self._note(blocks[-1])
+        await self._writer.alone(self._persist_now, blocks, boxes, note)
+        if note is not None:
+            self.machine.checkpoint = note[1]
+        for key in keys:
+            self._boxes.pop(key, None)
+
+    def _persist_now(
+        self, blocks: tuple[Checked, ...], boxes: Mapping[bytes, bytes], note: tuple[int, bytes] | None
+    ) -> None:
+        """In the writer's thread: what was committed is committed, though HEAD may have to wait."""
+        self._store.persist(blocks, boxes, note)
+        if note is not None:
+            try:
+                self._store.write_head(note[1])
+            except StoreFull as error:
+                _log.warning("%s: HEAD stays at the checkpoint before", error)
+        self._store.tidy()
+
+    async def _replace(self, effect: Replace) -> None:
+        reading = self._store.reading
+        keyed = [(inspect(entry).key24, entry, sealed) for entry, sealed in effect.readmit]
+        rows = [Row(key, entry, sealed, reading.box(key)) for key, entry, sealed in keyed]
+        await self._writer.alone(self._store.replace, effect.fork_height, rows)
+        reading.forget()
+        self._boxes.update((row.key, row.box) for row in rows)
+        for key in [key for key in self._boxes if reading.position(key) is not None]:
+            del self._boxes[key]
+
+    async def _refused(self, effect: Effect, error: AnyChainError) -> None:
+        """A full disk passes; whoever records is told meanwhile. All else ends the chain."""
+        _log.warning("the chain cannot be written: %s", error)
+        if isinstance(effect, Persist | Replace):
+            self.machine.persist_failed()
+        if not isinstance(error, StoreFull):
+            self._writer.stop(error)
+            return
+        await trio.sleep(self._retry_seconds)
+        self.kick()

@@ -1,0 +1,292 @@
+"""A chain's database as its one writer has it: what the machine decided goes in as one transaction.
+
+Calls block on the disk and are for one thread at a time. Reading goes over a connection of its own (`reading`), so that
+the event loop reads while a worker thread commits.
+
+    StoreFull      nothing of the transaction is there; later ones may work
+    StoreFailed    a write or a sync failed: nothing is known, and nothing more is written
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from talos.chain import files, schema
+from talos.chain.block import Checked, Header, decode_items, encode_items
+from talos.chain.entry import Kind, inspect, leaf_hash
+from talos.chain.merkle import HASH_BYTES, new_tiles, tile_counts
+from talos.chain.pow import work
+from talos.chain.reading import POSITION_BITS, PRUNED, Reading, Row
+from talos.errors import RollbackSuspected, StoreFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from talos.chain.block import Item
+    from talos.chain.effects import Stored
+
+__all__ = ["Store"]
+
+PINNED: Final = {Kind.CONFIG, Kind.PRUNE_NOTICE, Kind.EVIDENCE}
+JOURNAL_BYTES = 4 * 1024 * 1024
+"""A journal that is longer is written back by the writer's thread."""
+MAX_EVIDENCE = 1024
+WAL_HEADER_BYTES = 32
+MAX_LEVELS = 8
+
+
+class Store:
+    """The database in `directory`, locked for this process from construction to `close`.
+
+    ChainInUse, RollbackSuspected, StoreCorrupt, StoreFull, StoreFailed at construction.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.path = directory / schema.DATABASE_NAME
+        self._journal = self.path.with_name(self.path.name + "-wal")
+        self._failed: StoreFailed | None = None
+        files.make_directory(directory)
+        self._lock = files.Lock(directory)
+        try:
+            self._check_files()
+            self._db = self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+        try:
+            with self._transaction() as db:  # the journal has content from now on
+                db.execute("DELETE FROM stage_header")
+                db.execute("DELETE FROM stage_body")
+                db.execute("INSERT OR REPLACE INTO meta VALUES('opened', randomblob(8))")
+            self._lock.opened()
+            self.reading = Reading.open(self.path)
+        except BaseException:
+            self._db.close()
+            self._lock.release()
+            raise
+        self._inside = Reading(self._db, self.path)
+        """For what the writer itself looks up, within its transactions."""
+
+    def close(self) -> None:
+        """Writes the journal back and lets go of the lock last. Idempotent."""
+        self.reading.close()
+        clean = False
+        if self._failed is None:
+            with suppress(sqlite3.Error):
+                clean = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+        if clean:
+            with suppress(OSError):
+                self._lock.closed()
+        self._db.close()
+        self._lock.release()
+
+    # -- Own entries
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Makes entries durable that wait for their block."""
+        with self._transaction() as db:
+            db.executemany(
+                "INSERT INTO mempool(k, entry, sealed) VALUES(?,?,?)",
+                [(row.key, row.entry, row.kept()) for row in rows],
+            )
+
+    # -- Blocks
+
+    def persist(
+        self, blocks: Sequence[Checked], boxes: Mapping[bytes, bytes], note: tuple[int, bytes] | None = None
+    ) -> None:
+        """Blocks behind the tip, with what opens our entries in them and a checkpoint of the last."""
+        with self._transaction() as db:
+            for block in blocks:
+                self._insert(db, block, boxes)
+            if note is not None:
+                db.execute("INSERT OR REPLACE INTO checkpoint VALUES(?,?)", note)
+
+    def stage(self, blocks: Sequence[Checked]) -> None:
+        """Keeps blocks of a candidate, in order, until `replace` or `drop_stage`."""
+        with self._transaction() as db:
+            db.executemany(
+                "INSERT INTO stage_header VALUES(?,?,?,?)",
+                [(block.height, block.block_id, block.raw, block.sig) for block in blocks],
+            )
+            db.executemany(
+                "INSERT INTO stage_body VALUES(?,?)", [(block.height, encode_items(block.items)) for block in blocks]
+            )
+
+    def drop_stage(self) -> None:
+        with self._transaction() as db:
+            db.execute("DELETE FROM stage_header")
+            db.execute("DELETE FROM stage_body")
+
+    def replace(self, fork_height: int, readmit: Sequence[Row]) -> None:
+        """Everything above `fork_height` gives way to what is staged; `readmit` waits for a block again."""
+        with self._transaction() as db:
+            fork = self._inside.header_at(fork_height)
+            assert fork is not None
+            branch = list(self._staged(db, fork))
+            size = fork.header.log_size
+            db.execute("DELETE FROM mid WHERE pos>=?", ((fork_height + 1) << POSITION_BITS,))
+            db.execute("DELETE FROM pinned WHERE pos>=?", ((fork_height + 1) << POSITION_BITS,))
+            for table in ("header", "body"):
+                db.execute(f"DELETE FROM {table} WHERE height>?", (fork_height,))  # noqa: S608
+            db.execute("DELETE FROM checkpoint WHERE size>?", (size,))
+            self._cut(db, size)
+            for block in branch:
+                self._insert(db, block, {})
+            db.executemany(
+                "INSERT OR IGNORE INTO mempool(k, entry, sealed) VALUES(?,?,?)",
+                [(row.key, row.entry, row.kept()) for row in readmit],
+            )
+            db.execute("DELETE FROM stage_header")
+            db.execute("DELETE FROM stage_body")
+
+    def repair(self, height: int, items: Sequence[Item]) -> None:
+        """Puts the right bytes in the place of a damaged body; the caller has compared their hash."""
+        state = PRUNED if any(item.sealed_len and not item.sealed for item in items) else 0
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO body VALUES(?,?,?)", (height, state, encode_items(items)))
+            db.execute("DELETE FROM meta WHERE k=?", (f"damaged:{height}",))
+
+    def mark_damaged(self, height: int) -> None:
+        self.set_meta(f"damaged:{height}", b"\x01")
+
+    # -- Pruning
+
+    def prune_blobs(self, heights: Sequence[tuple[int, bytes]]) -> None:
+        """Bodies without their blobs take the place of whole ones."""
+        with self._transaction() as db:
+            db.executemany(
+                "UPDATE body SET state=?, items=? WHERE height=?",
+                [(PRUNED, items, height) for height, items in heights],
+            )
+
+    def prune_bodies(self, first: int, last: int, min_index: int, *, whole_tiles: bool) -> None:
+        """Bodies from `first` to `last` go; with the last of them the minima move."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM body WHERE height BETWEEN ? AND ?", (first, last))
+            db.execute("INSERT OR REPLACE INTO meta VALUES('min_height', ?)", ((last + 1).to_bytes(8, "big"),))
+            db.execute("INSERT OR REPLACE INTO meta VALUES('min_index', ?)", (min_index.to_bytes(8, "big"),))
+            if whole_tiles:
+                db.execute("DELETE FROM tile WHERE level=0 AND n<?", (min_index >> 8,))
+
+    # -- Small things
+
+    def set_meta(self, name: str, value: bytes) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES(?,?)", (name, value))
+
+    def put_evidence(self, digest: bytes, file: bytes) -> None:
+        """Keeps a proof of somebody's fault; the oldest beyond 1,024 are dropped."""
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO evidence VALUES(?,?)", (digest, file))
+            db.execute(
+                "DELETE FROM evidence WHERE rowid NOT IN (SELECT rowid FROM evidence ORDER BY rowid DESC LIMIT ?)",
+                (MAX_EVIDENCE,),
+            )
+
+    def put_receipt(self, key: bytes, box: bytes) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO receipt VALUES(?,?)", (key, box))
+
+    def write_head(self, note: bytes) -> None:
+        """After the commit of what it covers."""
+        files.write_head(self.directory, note)
+
+    def tidy(self) -> None:
+        """Writes the journal back where it has grown long, so that commits find room in it."""
+        if self._failed is None and self._journal.stat().st_size > JOURNAL_BYTES:
+            with suppress(sqlite3.Error):  # a full disk shows at the next commit, which tells its caller
+                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def _insert(self, db: sqlite3.Connection, block: Checked, boxes: Mapping[bytes, bytes]) -> None:
+        height, first = block.height, block.first_index
+        db.execute(
+            "INSERT INTO header VALUES(?,?,?,?,?,?)",
+            (height, block.block_id, block.raw, block.sig, first, block.total_work.to_bytes(32, "big")),
+        )
+        pruned = any(item.sealed_len and not item.sealed for item in block.items)
+        db.execute("INSERT INTO body VALUES(?,?,?)", (height, PRUNED if pruned else 0, encode_items(block.items)))
+        start = height << POSITION_BITS
+        db.executemany("INSERT INTO mid VALUES(?,?)", [(key, start + n) for n, key in enumerate(block.keys)])
+        tiles = new_tiles(self._inside, first, block.leaves)
+        db.executemany("INSERT OR REPLACE INTO tile VALUES(?,?,?)", [(*where, run) for where, run in tiles.items()])
+        pinned = [(start + n, item.entry) for n, item in enumerate(block.items) if inspect(item.entry).kind in PINNED]
+        db.executemany("INSERT INTO pinned VALUES(?,?)", pinned)
+        db.executemany("DELETE FROM mempool WHERE k=?", [(key,) for key in block.keys])
+        kept = [(key, boxes[key]) for key in block.keys if boxes.get(key)]
+        db.executemany("INSERT OR REPLACE INTO receipt VALUES(?,?)", kept)
+
+    @staticmethod
+    def _staged(db: sqlite3.Connection, fork: Stored) -> Iterator[Checked]:
+        """The candidate's blocks, which the machine has checked before they were staged."""
+        total = fork.total_work
+        rows = db.execute("SELECT raw, sig, items FROM stage_header JOIN stage_body USING(height) ORDER BY height")
+        for raw, sig, data in rows:
+            header = Header.decode(raw)
+            total += work(header.pow_bits)
+            items = tuple(decode_items(data))
+            yield Checked(
+                header=header,
+                raw=raw,
+                sig=sig,
+                block_id=header.block_id,
+                total_work=total,
+                items=items,
+                leaves=tuple(leaf_hash(item.entry) for item in items),
+                keys=tuple(inspect(item.entry).key24 for item in items),
+            )
+
+    @staticmethod
+    def _cut(db: sqlite3.Connection, size: int) -> None:
+        """Leaves the hashes of the first `size` entries."""
+        counts = tile_counts(size)
+        for level in range(MAX_LEVELS):
+            full, width = counts[level] if level < len(counts) else (0, 0)
+            db.execute("DELETE FROM tile WHERE level=? AND n>=?", (level, full + (width > 0)))
+            db.execute(
+                "UPDATE tile SET hashes=substr(hashes, 1, ?) WHERE level=? AND n=?", (width * HASH_BYTES, level, full)
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        if self._failed is not None:
+            raise self._failed.__class__(*self._failed.args) from self._failed
+        db = self._db
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            yield db
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            found = schema.translated(error, self.path)
+            if isinstance(found, StoreFailed):
+                self._failed = found
+            self._roll_back()
+            raise found from error
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:
+            with suppress(sqlite3.Error):  # what cannot be undone in memory was never committed either
+                self._db.execute("ROLLBACK")
+
+    def _check_files(self) -> None:
+        """A chain that was here before must be here still, with its journal."""
+        if not self.path.exists():
+            if self._lock.was_open or (self.directory / files.HEAD_NAME).exists():
+                raise RollbackSuspected(f"the chain in {self.directory} is gone, what names it is still there")
+            schema.create(self.path)
+            return
+        if self._lock.was_open and not (self._journal.exists() and self._journal.stat().st_size >= WAL_HEADER_BYTES):
+            raise RollbackSuspected(f"the chain in {self.directory} was not closed, and its journal is gone")
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return schema.open_writer(self.path)
+        except sqlite3.Error as error:
+            raise schema.translated(error, self.path) from error
