@@ -24,6 +24,7 @@ from talos.chain.entry import inspect
 from talos.chain.fork_choice import Branch, Choice, choose
 from talos.chain.genesis import Mode
 from talos.chain.messages import MAX_BLOCKS, MAX_HEADERS, Code, Range
+from talos.chain.offers import is_better, offers, reaches
 from talos.chain.sessions import Wanted
 from talos.chain.validation import Reason, Trail, body_steps, is_future
 from talos.errors import BlockRejected, ProofInvalid
@@ -61,8 +62,6 @@ class Following:
         self._jobs: deque[_Job] = deque()
         self._serial = 0
         self.candidate: Candidate | None = None
-        self.rolled_back = False
-        """Somebody holds a block of our own feed that we do not."""
 
     @property
     def holds_sealing(self) -> bool:
@@ -81,30 +80,17 @@ class Following:
 
     def consider(self, now: Now) -> list[Effect]:
         """Begins with the best branch that is offered, if one is better than ours."""
-        if self.candidate is not None or self._state.frozen_at is not None or self.rolled_back:
+        if self.candidate is not None or self._state.frozen_at is not None or self._state.rolled_back:
             return []
-        offers = [
-            session for session in self._sessions
-            if session.status is not None and self._is_news(session.status) and self._sessions.can_ask(session, now)
-        ]  # fmt: skip
-        for session in sorted(offers, key=lambda session: -_claimed(session)):
+        for session in offers(self._state, self._sessions, now):
             assert session.status is not None
-            if self._is_better(session.status):
+            if is_better(self._state, session.status):
                 return self._begin(session, session.status, now)
             if self._state.params.mode is Mode.FEED and not session.open:
                 # An own block at that height, and this is another: either it is a lie, or a fraud.
                 height = min(session.status.height, self._state.height)
                 return [self._sessions.ask(session, now, Wanted.CONFLICT, headers=Range(height, height))]
         return []
-
-    def _is_news(self, status: Status) -> bool:
-        return self._state.refused(status.tip_id) is None and self._state.height_of(status.tip_id) is None
-
-    def _is_better(self, status: Status) -> bool:
-        ours = self._state.branch
-        if self._state.params.mode is Mode.FEED:
-            return status.height > ours.height
-        return (status.total_work, ours.tip_id) > (ours.total_work, status.tip_id)
 
     def _begin(self, session: Session, status: Status, now: Now) -> list[Effect]:
         self._serial += 1
@@ -280,7 +266,7 @@ class Following:
         fork = candidate.fork = header.height - 1
         if fork == state.height:
             if state.params.mode is Mode.FEED and header.author_pk == self._own_pk:
-                self.rolled_back = True
+                state.rolled_back = True
                 text = f"a peer holds block {header.height} of our own feed, which we do not: this copy is old"
                 return [Alarm(AlarmKind.ROLLBACK, text), *self.drop()]
             return []
@@ -356,7 +342,7 @@ class Following:
             return []
         effects: list[Effect] = []
         while (span := candidate.next_range()) is not None:
-            able = [one for one in self._sessions if self._sessions.can_ask(one, now) and _reaches(one, span.end)]
+            able = [one for one in self._sessions if self._sessions.can_ask(one, now) and reaches(one, span.end)]
             if not able:
                 candidate.missing.append(span)
                 break
@@ -420,18 +406,9 @@ class Following:
         if not candidate.checked_all:
             return [Stage(run), *self.pump(now)]
         assert candidate.fork is not None
-        return [Stage(run), Replace(candidate.fork, self._readmitted(candidate, candidate.fork))]
-
-    def _readmitted(self, candidate: Candidate, fork: int) -> tuple[tuple[bytes, bytes], ...]:
-        """Our own entries in the blocks that lose their place, but those that the other branch holds too."""
-        lost: list[tuple[bytes, bytes]] = []
-        for height in range(fork + 1, self._state.height + 1):
-            stored = self._state.source.header_at(height)
-            assert stored is not None
-            if stored.header.author_pk == self._own_pk:
-                items = self._state.source.items_at(height)
-                lost += [(i.entry, i.sealed) for i in items if inspect(i.entry).key24 not in candidate.keys]
-        return tuple(lost)
+        own = self._state.own_entries_above(candidate.fork, self._own_pk)
+        lost = [item for item in own if inspect(item.entry).key24 not in candidate.keys]
+        return [Stage(run), Replace(candidate.fork, tuple((item.entry, item.sealed) for item in lost))]
 
     def written(self, now: Now, *, own: bool) -> list[Effect]:
         """Our chain has what was handed over: on with the branch, if there is more of it.
@@ -468,14 +445,6 @@ class Following:
                 session.asked_after = now.seconds + FUTURE_SECONDS
             return self.drop()
         return self.drop() + self.blame(job.peer, error.reason, str(error), now)
-
-
-def _claimed(session: Session) -> int:
-    return 0 if session.status is None else session.status.total_work
-
-
-def _reaches(session: Session, height: int) -> bool:
-    return session.status is not None and session.status.height >= height
 
 
 def _parent_of(raw: bytes) -> bytes:

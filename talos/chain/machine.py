@@ -18,10 +18,8 @@ Only blocks that keep all rules of `talos.chain.validation` reach the store, and
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from talos.chain.block import Draft, Item
 from talos.chain.conflict import checkpoint_conflict
 from talos.chain.effects import (
     Alarm,
@@ -48,15 +46,14 @@ from talos.chain.effects import (
     StopMining,
     Stored,
 )
-from talos.chain.entry import inspect, leaf_hash
 from talos.chain.following import Following
-from talos.chain.mempool import Mempool, check_item
 from talos.chain.messages import ProofReq, Request, Response, Status
+from talos.chain.sealing import Admitted, MachineConfig, Sealing
 from talos.chain.serving import Serving
 from talos.chain.sessions import Session, Sessions, SyncLimits, Wanted
 from talos.chain.state import ChainState
 from talos.chain.validation import MAX_AHEAD_MS
-from talos.errors import ChainFrozen, EntryConflict, LocalProtocolError, ProofInvalid, RollbackSuspected
+from talos.errors import LocalProtocolError, ProofInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -94,32 +91,6 @@ __all__ = [
     "SyncLimits",
 ]
 
-TURN_SECONDS = 0.5
-"""How long each further author of a shared chain lets the one before it seal."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MachineConfig:
-    """How this node writes its own blocks, and what it bears of peers."""
-
-    bits: int = 8
-    seal_seconds: float = 1.0
-    """From the first waiting entry to its block."""
-    seal_items: int = 1000
-    seal_bytes: int = 900_000
-    mempool_items: int = 10_000
-    mempool_bytes: int = 64_000_000
-    sync: SyncLimits = field(default_factory=SyncLimits)
-
-
-class Admitted(NamedTuple):
-    """What became of an entry."""
-
-    key: bytes
-    leaf: bytes
-    duplicate: bool
-    """It is in the chain, or waits, already."""
-
 
 class ChainMachine:
     """One chain on one node. Raises what `AuditLog` raises from `admit`; nothing from what peers send."""
@@ -135,22 +106,12 @@ class ChainMachine:
         pending: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
         """`key` is the audit key of an author; `pending` what waited for a block when the chain was last open."""
-        self._author = None if key is None else params.index_of(key.public_key.data)
-        if key is not None and self._author is None:
-            raise LocalProtocolError("the audit key is not that of an author of this chain")
-        if not params.bits_min <= config.bits <= params.bits_max:
-            raise LocalProtocolError(f"the chain's blocks have {params.bits_min} to {params.bits_max} bits of work")
         self._state = ChainState(params, source, frozen_at=frozen_at)
         self._config = config
-        self._key = key
-        self._mempool = Mempool(max_items=config.mempool_items, max_bytes=config.mempool_bytes)
-        for entry, sealed in pending:
-            self._mempool.put_back(inspect(entry).key24, Item(entry, sealed), 0.0)
+        self._sealing = Sealing(self._state, config, key, pending)
         self._sessions = Sessions(params.chain_id, config.sync)
         self._following = Following(self._state, self._sessions, None if key is None else key.public_key.data)
         self._serving = Serving(self._state, self._sessions)
-        self._ticket = 0
-        self._mining: Mine | None = None
         self._writing: Persist | Replace | None = None
         self.checkpoint = b""
         """The newest signed one, for STATUS."""
@@ -174,7 +135,7 @@ class ChainMachine:
     @property
     def waiting(self) -> int:
         """Own entries without a block."""
-        return len(self._mempool)
+        return len(self._sealing)
 
     @property
     def min_height(self) -> int:
@@ -215,88 +176,26 @@ class ChainMachine:
 
         EntryConflict, MempoolFull, ChainFrozen, RollbackSuspected; LocalProtocolError for what no block may hold.
         """
-        try:
-            key = inspect(entry).key24
-        except ProofInvalid as error:
-            raise LocalProtocolError(f"this is no entry: {error}") from error
-        if self._mempool.holds(key, entry) or self._is_recorded(key, entry):
-            return Admitted(key, leaf_hash(entry), duplicate=True)
-        if self._author is None:
-            raise LocalProtocolError("only its authors write to a chain")
-        if self.frozen:
-            raise ChainFrozen(f"the chain has two blocks at height {self._state.frozen_at}, and takes nothing more")
-        if self._following.rolled_back:
-            raise RollbackSuspected("others hold newer blocks of this chain than this copy does")
-        item = Item(entry, sealed)
-        check_item(self._state.params, item)
-        self._mempool.add(key, item, now.seconds)
-        return Admitted(key, leaf_hash(entry), duplicate=False)
-
-    def _is_recorded(self, key: bytes, entry: bytes) -> bool:
-        if self._state.source.position(key) is None:
-            return False
-        try:
-            found = self._state.source.entry_of(key)
-        except ProofInvalid as error:
-            raise EntryConflict(f"an entry for this message was recorded before: {error}") from error
-        if found != entry:
-            raise EntryConflict("an entry for this message was recorded before with other content")
-        return True
+        return self._sealing.admit(entry, sealed, now)
 
     def withdraw(self, keys: Iterable[bytes]) -> None:
         """These were not made durable."""
-        self._mempool.remove(keys)
+        self._sealing.withdraw(keys)
 
     def seal(self, now: Now, *, force: bool = False) -> list[Effect]:
         """A draft of what waits, when it is time for it, or with `force` as soon as there is something."""
         due = self._seal_time()
-        if due is None or self._blocked or not (force or due <= now.seconds):
-            return []
-        assert self._key is not None
-        state, last = self._state, self.tip.header.time_ms
-        self._ticket += 1
-        draft = Draft.build(
-            self._mempool.next_items(state.params),
-            chain_id=state.params.chain_id,
-            height=state.height + 1,
-            prev_id=state.trail.block_id,
-            time_ms=max(last + 1, state.trail.median_ms + 1, now.unix_ms),
-            bits=self._config.bits,
-            frontier=state.frontier,
-            author_pk=self._key.public_key.data,
-            parent_work=state.trail.total_work,
-        )
-        self._mining = Mine(self._ticket, draft)
-        if last > now.unix_ms:
-            return [self._mining, Alarm(AlarmKind.CLOCK, f"our clock is {last - now.unix_ms} ms behind the last block")]
-        return [self._mining]
-
-    @property
-    def _blocked(self) -> bool:
-        """Nothing may be sealed now."""
-        stopped = self.frozen or self._following.rolled_back or self._author is None
-        return stopped or self._mining is not None or self._writing is not None or self._following.holds_sealing
+        return self._sealing.draft(now) if due is not None and (force or due <= now.seconds) else []
 
     def _seal_time(self) -> float | None:
-        """When what waits is due; in a shared chain the authors take turns by height."""
-        since, config = self._mempool.since, self._config
-        if since is None:
-            return None
-        full = len(self._mempool) >= config.seal_items or self._mempool.size >= config.seal_bytes
-        due = since if full else since + config.seal_seconds
-        authors = len(self._state.params.authors)
-        turn = ((self._author or 0) - (self._state.height + 1)) % authors
-        return due + turn * TURN_SECONDS
+        """None while nothing waits or may be sealed."""
+        blocked = self._writing is not None or self._following.holds_sealing or not self._sealing.possible
+        return None if blocked else self._sealing.due()
 
     def mined(self, ticket: int, nonce: int, _now: Now) -> list[Effect]:
         """The draft's nonce; nothing when the draft has lost its place meanwhile."""
-        mining = self._mining
-        if mining is None or mining.ticket != ticket:
-            return []
-        assert self._key is not None
-        self._mining = None
-        persist = Persist((mining.draft.finish(nonce, self._key),), own=True)
-        return self._handed_over([persist])
+        block = self._sealing.mined(ticket, nonce)
+        return [] if block is None else self._handed_over([Persist((block,), own=True)])
 
     def persisted(self, now: Now) -> list[Effect]:
         """What was handed over last is durable: the tip moves, and others may know."""
@@ -304,32 +203,21 @@ class ChainMachine:
         match writing:
             case Persist(blocks, own):
                 self._state.adopt(blocks)
-                self._mempool.remove(key for block in blocks for key in block.keys)
+                self._sealing.sealed(blocks)
             case Replace(_, readmit):
                 own = False
-                self._replaced(readmit, now)
+                self._state.switch()
+                self._sealing.replaced(readmit, now)
             case None:
                 raise LocalProtocolError("nothing was handed over")
-        effects: list[Effect] = [*self._stop_mining(), Announce(self.tip)]
+        effects: list[Effect] = [*self._sealing.stop(), Announce(self.tip)]
         effects += self._following.written(now, own=own)
         return self._settled(effects, now)
-
-    def _replaced(self, readmit: Iterable[tuple[bytes, bytes]], now: Now) -> None:
-        """What of ours is in the new branch waits no longer; what has lost its block does."""
-        self._state.switch()
-        waits = [(inspect(item.entry).key24, item) for item in self._mempool.items()]
-        self._mempool.remove(key for key, _ in waits if self._state.source.position(key) is not None)
-        for entry, sealed in readmit:
-            self._mempool.put_back(inspect(entry).key24, Item(entry, sealed), now.seconds)
 
     def persist_failed(self) -> list[Effect]:
         """The store refused: own entries wait on, another branch is let go."""
         self._writing = None
         return self._following.drop()
-
-    def _stop_mining(self) -> list[Effect]:
-        mining, self._mining = self._mining, None
-        return [] if mining is None else [StopMining(mining.ticket)]
 
     # -- Peers
 
@@ -420,8 +308,7 @@ class ChainMachine:
     def next_deadline(self) -> float | None:
         """By `Now.seconds`."""
         times = [session.next_deadline(self._config.sync, self.tip.block_id) for session in self._sessions]
-        due = self._seal_time()
-        if due is not None and not self._blocked:
+        if (due := self._seal_time()) is not None:
             times.append(due)
         return min(times, default=None)
 
@@ -452,7 +339,7 @@ class ChainMachine:
             if session.reader and not told and session.told_at + pause <= now.seconds:
                 effects.append(self._tell(session, now))
         if self._following.holds_sealing:
-            effects += self._stop_mining()
+            effects += self._sealing.stop()
         return effects
 
     def _handed_over(self, effects: list[Effect]) -> list[Effect]:

@@ -14,7 +14,7 @@ from talos.errors import LocalProtocolError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from talos.chain.block import Checked
+    from talos.chain.block import Checked, Item
     from talos.chain.effects import ChainSource
     from talos.chain.genesis import Params
 
@@ -36,6 +36,8 @@ class ChainState:
         self.source = source
         self.frozen_at = frozen_at
         """The height at which a feed has two blocks."""
+        self.rolled_back = False
+        """Somebody holds a block of our own feed that we do not."""
         self._tiles = Tiles(source)
         self._refused: OrderedDict[bytes, str] = OrderedDict()
         self._set_tip(tip)
@@ -86,6 +88,16 @@ class ChainState:
         """Whether an entry with this message key is in our chain up to this height."""
         position = self.source.position(key)
         return position is not None and position >> POSITION_BITS <= height
+
+    def own_entries_above(self, fork: int, author_pk: bytes | None) -> list[Item]:
+        """What this author wrote in the blocks behind a fork."""
+        found: list[Item] = []
+        for height in range(fork + 1, self.height + 1):
+            stored = self.source.header_at(height)
+            assert stored is not None
+            if stored.header.author_pk == author_pk:
+                found += self.source.items_at(height)
+        return found
 
     def locator(self) -> tuple[bytes, ...]:
         """Ids of ours from the tip back, ever farther apart, the genesis last."""

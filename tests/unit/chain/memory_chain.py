@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from talos.chain.block import Block, Checked, Draft, Item
-from talos.chain.effects import Peer
-from talos.chain.entry import Entry, Kind, inspect
+from talos.chain.block import Checked, Draft, Item
+from talos.chain.entry import Entry, Kind
 from talos.chain.genesis import Author, Mode, Params, bind, genesis_draft
 from talos.chain.machine import (
     Alarm,
@@ -41,6 +39,11 @@ from talos.chain.pow import solve
 from talos.chain.validation import Trail
 from talos.identity.keys import PrivateKey
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from talos.chain.effects import Peer
+
 CREATED_MS = 1_700_000_000_000
 RANDOM = b"\x04" * 16
 IDENTITY = PrivateKey.from_seed(b"\x02" * 32)
@@ -56,7 +59,9 @@ def make_params(mode: Mode = Mode.FEED, authors: int = 1, **changes: Any) -> Par
     return Params(mode=mode, created_ms=CREATED_MS, random=RANDOM, authors=everyone, **changes)
 
 
-def make_entry(number: int, *, time_ms: int = CREATED_MS, kind: Kind = Kind.SENT, sealed_hash: bytes = bytes(32)) -> bytes:
+def make_entry(
+    number: int, *, time_ms: int = CREATED_MS, kind: Kind = Kind.SENT, sealed_hash: bytes = bytes(32)
+) -> bytes:
     fields = (number.to_bytes(16, "big"), b"p" * 16, sealed_hash, b"m" * 32, bytes(32))
     return Entry(kind, time_ms, fields).encode()
 
@@ -337,7 +342,3 @@ class Network:
     def _go_to(self, seconds: float) -> None:
         self.unix_ms += round((seconds - self.seconds) * 1000)
         self.seconds = seconds
-
-
-__all__ = ["CREATED_MS", "KEYS", "Block", "Builder", "MemoryChain", "Network", "Node", "genesis", "make_entry", "make_params"]
-_ = inspect
