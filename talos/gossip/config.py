@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
 
 from talos.errors import ConfigError
 from talos.gossip.message import MessageIdFunction, from_seqno
 from talos.gossip.score_config import ScoreConfig
-from talos.identity.peer_id import PeerId
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from talos.identity.peer_id import PeerId
 
 __all__ = ["GaterConfig", "GossipConfig", "GossipLimits", "SignaturePolicy"]
 
@@ -205,7 +209,7 @@ class GossipConfig:
     idontwant_ticks: int = 3
     """Heartbeats after which it is forgotten."""
 
-    score: ScoreConfig | None = ScoreConfig()
+    score: ScoreConfig | None = field(default_factory=ScoreConfig)
     """None: nobody is scored."""
     gater: GaterConfig | None = GaterConfig()
     limits: GossipLimits = GossipLimits()

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, TypeVar
 from talos.gossip.event import Validate, ValidationResult
 from talos.gossip.message import Message
 from talos.gossip.seen import SeenCache
-from talos.gossip.signature import Signatures
 from talos.gossip.wire import BadMessage, MessageFields
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from talos.gossip.neighbour import EffectSink, Neighbour
     from talos.gossip.promise import Promises
     from talos.gossip.score import PeerScores
+    from talos.gossip.signature import Signatures
     from talos.gossip.stats import RouterStats
     from talos.identity.peer_id import PeerId
 
@@ -88,22 +88,21 @@ class Intake:
             if fields.topic not in self._topics:
                 self._stats.ignored += 1
                 return None, False
-            if len(fields.data) > self._limits.data_of(fields.topic):
-                raise BadMessage("has more data than its topic allows", fields.topic)
             return self._judge(neighbour, fields, now)
         except BadMessage as fault:
             self._stats.rejected += 1
             self._gater.rejected(source)
-            if fault.topic in self._topics:
-                assert fault.topic is not None
+            if fault.topic is not None and fault.topic in self._topics:
                 self._scores.invalid_delivery(source, fault.topic)
             else:
                 self._scores.misbehaved(source)
             return None, False
 
     def _judge(self, neighbour: Neighbour, fields: MessageFields, now: float) -> tuple[Message | None, bool]:
-        author = self._signatures.author(fields)
         topic, data, seqno = fields.topic, fields.data, fields.seqno or b""
+        if len(data) > self._limits.data_of(topic):
+            raise BadMessage("has more data than its topic allows", topic)
+        author = self._signatures.author(fields)
         message_id = self._id_of(fields.author or b"", seqno, data, topic)
         if self._on_receive is not None:
             self._on_receive(neighbour.peer, topic, message_id)

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 from talos.gossip import wire
 from talos.gossip.event import Grafted, Pruned
-from talos.gossip.wire import Prune
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from talos.gossip.score import PeerScores
     from talos.gossip.score_config import ScoreThresholds
     from talos.gossip.stats import RouterStats
+    from talos.gossip.wire import Prune
     from talos.identity.peer_id import PeerId
 
 __all__ = ["Mesh"]

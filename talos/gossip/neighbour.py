@@ -50,8 +50,8 @@ class Neighbour:
     """One peer, from `peer_joined` to `peer_left`."""
 
     __slots__ = (
-        "_config", "_forgets_at", "asked_ids", "dont_want", "extensions", "graylisted", "idontwants", "ihaves", "ip", "outbound", "outbox", "peer",
-        "topics", "version",
+        "_config", "_forgets_at", "asked_ids", "dont_want", "extensions", "graylisted", "idontwants", "ihaves", "ip",
+        "outbound", "outbox", "peer", "topics", "version",
     )  # fmt: skip
 
     def __init__(

@@ -30,8 +30,16 @@ class Outbox:
     """Fragments of RPCs for one peer, put together when it can take them."""
 
     __slots__ = (
-        "_announcements", "_first", "_limits", "_messages", "_mesh", "_prompt", "_stats", "_subscriptions",
-        "_unwanted", "size",
+        "_announcements",
+        "_first",
+        "_limits",
+        "_mesh",
+        "_messages",
+        "_prompt",
+        "_stats",
+        "_subscriptions",
+        "_unwanted",
+        "size",
     )  # fmt: skip
 
     def __init__(self, limits: GossipLimits, stats: RouterStats, unwanted: Callable[[bytes], bool]) -> None:
@@ -97,10 +105,20 @@ class Outbox:
         """Whole RPCs behind their lengths, in all about `max_bytes`; nothing when nothing waits."""
         rpcs: list[bytes] = []
         size = 0
-        while size < max_bytes and (rpc := self._rpc()):
+        while size < max_bytes and self._waiting() and (rpc := self._rpc()):
             rpcs.append(rpc)
             size += len(rpc)
         return rpcs[0] if len(rpcs) == 1 else b"".join(rpcs)
+
+    def _waiting(self) -> bool:
+        return bool(
+            self._messages
+            or self._prompt
+            or self._announcements
+            or self._mesh
+            or self._subscriptions
+            or self._first is not None
+        )
 
     def _rpc(self) -> bytes:
         outer: list[bytes] = []

@@ -117,10 +117,6 @@ class Router:
         return frozenset(self._neighbours.in_topic(topic))
 
     def topics_of(self, peer: PeerId) -> frozenset[str]:
-        """What the neighbour told us that it wants."""
-        return frozenset(self._joined(peer).topics)
-
-    def topics_of(self, peer: PeerId) -> frozenset[str]:
         """What a neighbour wants; LocalProtocolError when it is none."""
         return frozenset(self._joined(peer).topics)
 

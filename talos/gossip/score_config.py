@@ -8,10 +8,13 @@ application's knowledge.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
 
 from talos.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["ScoreConfig", "ScoreThresholds", "TopicScore"]
 

@@ -223,9 +223,8 @@ def _control(data: bytes, limits: GossipLimits) -> Control:
 
 def _count(data: bytes, limits: GossipLimits) -> None:
     """What would become an object each is counted on the wire."""
-    items = ids = 0
-    for tag, _, begin, end in fields.spans(data):
-        items += 1
+    ids = 0
+    for items, (tag, _, begin, end) in enumerate(fields.spans(data), 1):
         if tag in _COUNTED:
             ids += len(fields.spans(data[begin:end]))
         if items > limits.control_items or ids > limits.control_ids:
