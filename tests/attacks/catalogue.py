@@ -9,7 +9,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "attacks.md"
-_NUMBERS = re.compile(r"(?<=_)(?:tr|mx|dh|nd)\d\d(?=_)")
+_NUMBERS = re.compile(r"(?<=_)(?:tr|mx|dh|gs|nd)\d\d(?=_)")
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,18 @@ ROWS = [
     Row("DH01", "identify of 11 messages, 9 KiB, 5,000 protocols, 10,000 addresses", "cut to 10, 8 KiB, 1,000, 128"),
     Row("DH02", "records of another peer, older, of another domain", "ignored and counted"),
     Row("DH03", "a flood of identify pushes", "32 at once, 1/s a peer, then reset with 0x1003"),
+    Row(
+        "GS01", "sends what is not its author's: unsigned, another's, replayed, signed where nobody signs", "Reject, P4"
+    ),
+    Row("GS02", "100,000 subscriptions; 349,525 in one frame of 4 MB", "at most 100 kept; refused; gone with the peer"),
+    Row("GS03", "announces without end", "10 a beat read, at most 5,000 ids asked for"),
+    Row("GS04", "asks 1,000 times for one message", "3 answers"),
+    Row("GS05", "announces and does not send", "P7 after the time to follow up"),
+    Row("GS06", "GRAFTs within a back-off, without end, for unknown topics", "refused, P7; ignored"),
+    Row("GS07", "PRUNEs with back-offs of 0 to 2^64 − 1 and 10,000 peers", "clamped to 1 s … 1 h; at most 16 dialled"),
+    Row("GS08", "messages and control parts over their limits", "stream reset before decoding; Reject"),
+    Row("GS10", "does not read what it subscribed to", "drops for that peer only, counted"),
+    Row("GS11", "random bytes, topics that are no text, junk keys, what makes a validator raise", "reset or Reject"),
     Row("ND01", "makes a handler raise", "its stream is reset, HandlerFailed, one log line"),
     Row("ND02", "10,000 polite visits, 1,000 that leave in the handshake", "tasks, descriptors, memory are flat"),
     Row("ND03", "meets a gate, limit or observer that raises", "refused (observer: skipped), logged once"),

@@ -3,11 +3,12 @@
 SETTINGS is a JSON object, all of it optional: `listen` (addresses), `yamux` (fields of YamuxConfig), `stack` (`tcp/noise/yamux`), `limits` (fields of
 LimitsConfig; those of a scope, of `ip`, `dialing` and `manager` as objects), `timeouts` (fields of TimeoutsConfig), `log` (a level),
 `descriptors` (RLIMIT_NOFILE), `gate` and `observer` (`raise`), `late` (LateNoise beside the stack's security),
-`limit` (`raise`), `resolver` (`hang`), `scaled` (limits for so many bytes of memory).
+`limit` (`raise`), `resolver` (`hang`), `scaled` (limits for so many bytes of memory), `gossip` (fields of GossipConfig, its
+limits as an object: speaks gossip, reads the topic FLEET and judges it).
 
 Commands: `status`; `peer` (what is stored of it); `visit` (echoes `size` bytes with a connected `peer`); `calm` (forgets the peak of memory and the worst loop delay); `release` (the protocol HOLD begins
 to read); `dial` with `addrs` and perhaps `peer`; `dial each` of `addrs`; `hoard` and `share` (takes all
-descriptors, gives them back); `shift` (the wall clock, by `seconds`).
+descriptors, gives them back); `shift` (the wall clock, by `seconds`); `publish` (`count` messages of `size` bytes in FLEET).
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from interop.stack import node_config
+from talos.abc import Verdict
 from talos.addr import parse
 from talos.errors import DialError, TalosError
+from talos.gossip import GossipConfig, GossipLimits, SignaturePolicy, open_gossip, sha256_of_data
 from talos.host.block import background
 from talos.host.config import NodeConfig, TimeoutsConfig
 from talos.host.limits import LimitsConfig
@@ -49,12 +52,15 @@ if TYPE_CHECKING:
 
     from multiaddr import Multiaddr
 
-    from talos.abc import Event, GateStep, Stream
+    from talos.abc import Event, GateStep, Stream, TopicMessage
+    from talos.gossip import Gossip
     from talos.host.node import Node
     from talos.identify import IdentifyService
 
 FORBIDDEN = "127.0.9.9"
 BROKEN = "127.0.8.8"
+FLEET = "fleet"
+MAX_HEARD = 1000
 MAX_REMEMBERED_PEERS = 1000
 
 
@@ -140,9 +146,11 @@ class LoopDelay:
 class Victim:
     """The node and what is asked of it."""
 
-    def __init__(self, node: Node, identify: IdentifyService, observer: Observer) -> None:
+    def __init__(self, node: Node, identify: IdentifyService, gossip: Gossip | None, observer: Observer) -> None:
         self.node = node
         self.identify = identify
+        self.gossip = gossip
+        self.heard: list[str] = []
         self.handlers = Handlers()
         self.delay = LoopDelay()
         self.observer = observer
@@ -177,9 +185,21 @@ class Victim:
                 return await self.dial(command["addrs"], command.get("peer"))
             case "peer":
                 return self.known(PeerId.parse(command["peer"]))
+            case "publish":
+                assert self.gossip is not None
+                for _ in range(command["count"]):
+                    await self.gossip.publish(FLEET, os.urandom(command["size"]))
             case "visit":
                 return await self.visit(PeerId.parse(command["peer"]), command["size"])
         return {} if self.hoarded else self.status()
+
+    async def hear(self) -> None:
+        """Reads FLEET, and keeps what it hears."""
+        assert self.gossip is not None
+        async with self.gossip.subscribe(FLEET, judge) as messages:
+            async for message in messages:
+                self.heard.append(message.data.decode("utf-8", "replace"))
+                del self.heard[:-MAX_HEARD]
 
     async def dial(self, addrs: list[str], peer: str | None) -> dict[str, Any]:
         """How long it took, and what came of it."""
@@ -251,6 +271,7 @@ class Victim:
             "identify": {"ignored": self.identify.ignored, "failed": dict(self.identify.failed)},
             "connections": len(node.connections),
             "known": [str(peer) for peer in node.peerstore.peers()],
+            "gossip": None if self.gossip is None else {**self.gossip.snapshot().to_json(), "heard": self.heard},
             "loop_delay": self.delay.worst,
             "events": dict(self.observer.events),
             "peers": list(self.observer.peers),
@@ -320,11 +341,32 @@ def config_of(settings: dict[str, Any]) -> NodeConfig:
     return replace(config, stack=stack)
 
 
+def judge(message: TopicMessage) -> Verdict:
+    """The application's validator, with a bug."""
+    if message.data.startswith(b"raise"):
+        raise RuntimeError("a bug of the validator")
+    return Verdict.ACCEPT
+
+
+def gossip_config_of(settings: dict[str, Any]) -> GossipConfig:
+    changes = dict(settings)
+    limits = GossipLimits(**changes.pop("limits", {}))
+    policy = SignaturePolicy(changes.pop("policy", SignaturePolicy.STRICT_SIGN.value))
+    message_id = None if policy is SignaturePolicy.STRICT_SIGN else sha256_of_data
+    return GossipConfig(limits=limits, policy=policy, message_id=message_id, **changes)
+
+
 @asynccontextmanager
-async def open_services(config: NodeConfig) -> AsyncIterator[tuple[Node, IdentifyService]]:
-    """As `talos.agent.open_host`, with what identify counts at hand."""
+async def open_services(
+    config: NodeConfig, gossip: dict[str, Any] | None
+) -> AsyncIterator[tuple[Node, IdentifyService, Gossip | None]]:
+    """As `talos.agent.open_host`, with what identify counts at hand, and gossip where it is wanted."""
     async with open_node(config) as node, open_identify(node) as identify, open_ping(node), open_perf(node):
-        yield node, identify
+        if gossip is None:
+            yield node, identify, None
+            return
+        async with open_gossip(node, gossip_config_of(gossip)) as service:
+            yield node, identify, service
 
 
 async def main() -> None:
@@ -337,10 +379,12 @@ async def main() -> None:
         hang_resolver()
     async with (
         aclosing(commands()) as asked,
-        open_services(config_of(settings)) as (node, identify),
+        open_services(config_of(settings), settings.get("gossip")) as (node, identify, gossip),
         background() as nursery,
     ):
-        victim = Victim(node, identify, Observer(raising=settings.get("observer") == "raise"))
+        victim = Victim(node, identify, gossip, Observer(raising=settings.get("observer") == "raise"))
+        if gossip is not None:
+            nursery.start_soon(victim.hear)
         if settings.get("limit") == "raise":
             break_limits(node)
         node.handle(ECHO)(victim.handlers.echo)
