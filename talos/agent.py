@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import trio
 
     from talos.abc import AuditLog, Event, TopicMessage
+    from talos.chain.audit import Chain
+    from talos.chain.config import ChainConfig
     from talos.dht import Dht, DhtConfig
     from talos.gossip import DriverConfig, Gossip, GossipConfig
     from talos.host.config import NodeConfig
@@ -73,6 +75,7 @@ class AgentConfig:
     home: Home
     audit: bool = True
     """Whether there is a record; nothing is lent or sent without one unless that is said by hand."""
+    chain: ChainConfig | None = None
     dht: DhtConfig | None = None
     gossip: GossipConfig | None = None
     gossip_driver: DriverConfig | None = None
@@ -85,6 +88,8 @@ class AgentConfig:
     """What MCP servers get at the end, before they are killed."""
     policy: Policy | None = None
     """What is lent from the start."""
+    report: Callable[[str], None] | None = None
+    """Gets the lines of what is lent from the start; None: the log."""
     ephemeral: bool = False
     """Whether it lives for one command."""
     weakened: tuple[str, ...] = ()
@@ -98,6 +103,7 @@ class Agent:
     config: AgentConfig
     node: Node
     tell: Tell
+    chain: Chain | None = None
     audit: AuditLog | None = None
     """The record of what happens; None where it is off."""
     dht: Dht | None = None
@@ -137,7 +143,7 @@ class Agent:
         return {
             "dht": asdict(self.dht.status()) if self.dht else None,
             "gossip": self.gossip.status() if self.gossip else None,
-            "chain": None,
+            "chain": self.chain.status() if self.chain else None,
             "outbox": None,
             "transfers": None,
             "mcp": self.mcp.status() if self.mcp else None,
@@ -153,14 +159,14 @@ class Agent:
 
 @asynccontextmanager
 async def open_agent(config: AgentConfig, tell: Tell) -> AsyncIterator[Agent]:
-    """Everything that the configuration names, in the order stores, node, services; closed the other way round.
+    """Everything that the configuration names, in the order node, stores, services; closed the other way round.
 
     Errors are those of the parts: ConfigError, ListenError, ChainError. `tell` is given events and must not wait.
     """
     async with AsyncExitStack() as stack:
-        audit = await _open_audit(stack, config) if config.audit else None
         node = await stack.enter_async_context(open_host(config.node))
-        agent = Agent(config=config, node=node, tell=tell, audit=audit, weakened=list(config.weakened))
+        chain = await _open_chain(stack, config, node) if config.audit else None
+        agent = Agent(config=config, node=node, tell=tell, chain=chain, audit=chain, weakened=list(config.weakened))
         stack.enter_context(node.observe(agent.observe))
         await _open_services(stack, agent)
         nursery = await stack.enter_async_context(background())
@@ -189,7 +195,7 @@ async def _open_services(stack: AsyncExitStack, agent: Agent) -> None:
         lending = open_lending(node, config.mcp, agent.audit, leave_seconds=config.mcp_leave_seconds)
         agent.mcp = await stack.enter_async_context(lending)
         if config.policy is not None:
-            agent.lent = await stack.enter_async_context(agent.mcp.lend(config.policy, _log.info))
+            agent.lent = await stack.enter_async_context(agent.mcp.lend(config.policy, config.report or _log.info))
 
 
 def _start_habits(nursery: trio.Nursery, agent: Agent) -> None:
@@ -228,11 +234,11 @@ def message_fields(message: TopicMessage) -> dict[str, object]:
     }
 
 
-async def _open_audit(stack: AsyncExitStack, config: AgentConfig) -> AuditLog:
-    from talos.chain import LogKeys, open_file_log
+async def _open_chain(stack: AsyncExitStack, config: AgentConfig, node: Node) -> Chain:
+    from talos.chain import ChainConfig, ChainKeys, open_chain
 
-    keys = LogKeys(config.wallet.k_priv, config.wallet.identity)
-    log = await stack.enter_async_context(open_file_log(config.home.audit, keys=keys))
-    if log.torn:
-        _log.warning("%d bytes of a torn entry were cut off %s", log.torn, log.directory)
-    return log
+    home = config.home
+    opening = open_chain(
+        node, config.chain or ChainConfig(), ChainKeys.of(config.wallet), directory=home.chain, old_log=home.audit
+    )
+    return await stack.enter_async_context(opening)

@@ -20,11 +20,22 @@ if TYPE_CHECKING:
 
     from talos.identity.home import Home
 
-__all__ = ["ChainConfig", "Config", "DhtConfig", "GossipConfig", "LogConfig", "McpConfig", "NodeConfig", "load"]
+__all__ = [
+    "ChainConfig",
+    "Config",
+    "DhtConfig",
+    "GossipConfig",
+    "LogConfig",
+    "McpConfig",
+    "NodeConfig",
+    "listen_addrs",
+    "load",
+]
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 16
 PREFIX = "TALOS_"
+EVERYWHERE = ("/ip4/0.0.0.0/tcp/{port}", "/ip6/::/tcp/{port}")
 
 
 def _one_of(key: str, value: str, *known: str) -> None:
@@ -136,6 +147,15 @@ def load(home: Home, environment: Mapping[str, str] = os.environ) -> Config:
         if section:
             config = _with(config, section, {key: _from_text(section, key, value)}, _Variable(name))
     return config
+
+
+def listen_addrs(config: Config, port: int | None, listen: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Flags stand over the configuration; a port alone means every interface."""
+    if listen and port is not None:
+        raise Failure("usage", "--port and --listen exclude each other")
+    if listen or (config.node.listen and port is None):
+        return listen or config.node.listen
+    return tuple(text.format(port=config.node.port if port is None else port) for text in EVERYWHERE)
 
 
 class _File:

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from talos.cli.exits import Failure
-from talos.control.client import AgentLost, Client, GoingAway, NoAgent
+from talos.control.client import Client
 from talos.identity import private_file
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def log_file(home: Home, number: int = 0) -> Path:
 def detach(session: Session, arguments: list[str]) -> int:
     """Starts `talos up` with these arguments and returns when it answers; its exit code if it ends before."""
     home = session.home
-    running = _version(home)
+    running = session.agent()
     if running is not None:
         session.out.note(f"an agent is up already (pid {running['pid']})")
         return _tell(session, running)
@@ -61,7 +61,7 @@ def detach(session: Session, arguments: list[str]) -> int:
 def _wait(session: Session, child: subprocess.Popen[bytes], began: int) -> int:
     until = time.monotonic() + (session.timeout or READY_SECONDS)
     while time.monotonic() < until:
-        running = _version(session.home)
+        running = session.agent()
         if running is not None:
             return _tell(session, running)
         code = child.poll()
@@ -71,15 +71,6 @@ def _wait(session: Session, child: subprocess.Popen[bytes], began: int) -> int:
         time.sleep(POLL_SECONDS)
     child.terminate()
     raise Failure("timeout", "the agent was not ready in time", hint="talos logs")
-
-
-def _version(home: Home) -> dict[str, Any] | None:
-    """What an agent that is here to stay says; None for none, and for a node of one command."""
-    try:
-        found = Client(home).get("version")
-    except (NoAgent, GoingAway, AgentLost):
-        return None
-    return None if found["ephemeral"] else found
 
 
 def _tell(session: Session, running: dict[str, Any]) -> int:

@@ -10,7 +10,8 @@ import trio
 
 from talos.cli import config
 from talos.cli.exits import SIGNALLED, Failure
-from talos.cli.owner import Start, listen_addrs, own
+from talos.cli.modes import RETRY_SECONDS
+from talos.cli.owner import Start, own
 from talos.control.client import AgentLost
 from talos.control.operations import Request
 from talos.host.block import background
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from talos.control.server import Control
 
 __all__ = ["run"]
+
+SERVED_SECONDS = 4 * RETRY_SECONDS
+"""At least so long the socket is there, however short our own work: all who wait for it find it, and a crowd of
+commands does not have to own the home one after the other."""
 
 
 def run(session: Session, asked: Asked, teller: Teller) -> dict[str, Any]:
@@ -43,7 +48,7 @@ def run(session: Session, asked: Asked, teller: Teller) -> dict[str, Any]:
 def _listen(settings: config.Config, port: int | None) -> tuple[str, ...]:
     """A free port unless one is asked for: the configured one may be an agent's of another home."""
     node = replace(settings.node, port=0 if port is None else port, listen=())
-    return listen_addrs(replace(settings, node=node), None)
+    return config.listen_addrs(replace(settings, node=node), None)
 
 
 class _Outcome:
@@ -57,9 +62,11 @@ class _Outcome:
 
     async def body(self, control: Control) -> int:
         """Our own operation, then those of others, until all are done or we are told to stop."""
+        stays_until = trio.current_time() + SERVED_SECONDS
         async with background() as nursery:
             nursery.start_soon(_cancel_when_stopped, control, nursery.cancel_scope)
             await self._perform(control)
+            await trio.sleep_until(stays_until)
             await control.operations.close_when_done()
         return 0
 

@@ -44,6 +44,8 @@ COMMANDS = {
     "mcp-connect": Entry("talos.cli.commands.mcp_connect", "mcp_connect", "be that server's stdio here", "agents"),
     "mcp-config": Entry("talos.cli.commands.mcp_config", "mcp_config", "the entry for an MCP client", "agents"),
     "audit": Entry("talos.cli.commands.audit", "audit", "who called what, and when", "agents"),
+    "history": Entry("talos.cli.commands.history", "history", "what was said, sent and called", "talk"),
+    "chain": Entry("talos.cli.commands.chain", "chain", "the record itself: blocks, proofs, checks", "look inside"),
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ leaving: again from the start, for a while. So any number of commands at once on
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from contextlib import ExitStack
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["Asked", "Teller", "Waiting", "perform"]
 
 RETRY_SECONDS = 0.05
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 15.0
+"""What an agent may take to be ready (`talos up -d` waits as long)."""
+TOLD_SECONDS = 1.0
 STAGE_SECONDS = 1.0
 MAX_LOSSES = 3
 
@@ -74,6 +77,7 @@ class Waiting:
         self._session = session
         self._owner: object = None
         self._until = time.monotonic() + PATIENCE_SECONDS
+        self._told_at = time.monotonic() + TOLD_SECONDS
 
     def pause(self, held: HomeInUse | None = None) -> None:
         """Waits a little; raises `held` past the end of the patience."""
@@ -81,7 +85,11 @@ class Waiting:
         if owner != self._owner:
             self._owner = owner
             self._until = time.monotonic() + PATIENCE_SECONDS
-        if time.monotonic() > self._until:
+        now = time.monotonic()
+        if now > self._told_at and held is not None:
+            self._told_at = math.inf
+            self._session.out.note(f"{held}, starting or leaving; waiting for it…")
+        if now > self._until:
             raise held or HomeInUse(f"{self._session.home.path} is in use by an agent that is leaving")
         time.sleep(RETRY_SECONDS)
 

@@ -40,9 +40,8 @@ if TYPE_CHECKING:
     from talos.mcp.serve import McpServeConfig
     from talos.mdns import MdnsConfig
 
-__all__ = ["Start", "bootstrap_addrs", "listen_addrs", "notify_ready", "own"]
+__all__ = ["Start", "bootstrap_addrs", "dht_config", "notify_ready", "own"]
 
-EVERYWHERE = ("/ip4/0.0.0.0/tcp/{port}", "/ip6/::/tcp/{port}")
 NOTIFY_VARIABLE = "NOTIFY_SOCKET"
 
 
@@ -60,6 +59,8 @@ class Start:
     """How policies are lent, if not as the configuration says."""
     mcp_leave_seconds: float = MCP_LEAVE_SECONDS
     policy: Policy | None = None
+    report: Callable[[str], None] | None = None
+    """Gets the lines of what is lent; None: the log."""
     ephemeral: bool = False
     weakened: tuple[str, ...] = ()
 
@@ -72,26 +73,34 @@ class _Orders:
         self.opening = trio.CancelScope()
         self.control: Control | None = None
         self.number = 0
+        self._killed = False
         self._hangup = hangup
 
     async def obey(self, arriving: AsyncIterator[int]) -> None:
-        """The first signal ends the agent in good order, the second at once, and what it lends with it."""
+        """The first signal ends the agent in good order, the second kills what it lends, one more ends it at once."""
         async for number in arriving:
             if number == signal.SIGHUP and self._hangup is not None:
                 if self.control is not None:
                     await self._hangup(self.control)
             elif self.number:
-                self._leave(number)
+                if self._killed or not self._kill():
+                    self._leave(number)
             else:
                 self.number = number
                 self.stopped.set()
                 if self.control is None:
                     self.opening.cancel()
 
-    def _leave(self, number: int) -> None:
+    def _kill(self) -> bool:
+        """Kills the MCP servers; whether there were any, whose end is then worth waiting for."""
         lending = self.control.agent.mcp if self.control is not None else None
-        if lending is not None:
-            lending.kill()
+        if lending is None or lending.server is None:
+            return False
+        lending.kill()
+        self._killed = True
+        return True
+
+    def _leave(self, number: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(SIGNALLED + number)
@@ -125,15 +134,6 @@ async def own(
     return SIGNALLED + orders.number if orders.number else code
 
 
-def listen_addrs(config: Config, port: int | None, listen: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Flags stand over the configuration; a port alone means every interface."""
-    if listen and port is not None:
-        raise Failure("usage", "--port and --listen exclude each other")
-    if listen or (config.node.listen and port is None):
-        return listen or config.node.listen
-    return tuple(text.format(port=config.node.port if port is None else port) for text in EVERYWHERE)
-
-
 def notify_ready() -> None:
     """Tells the service manager that asked for it (`Type=notify`)."""
     name = os.environ.get(NOTIFY_VARIABLE)
@@ -154,6 +154,7 @@ def _opener(session: Session, wallet: Wallet, start: Start) -> Callable[[Tell], 
 
 
 def _agent_config(session: Session, wallet: Wallet, start: Start) -> AgentConfig:
+    from talos.chain import ChainConfig
     from talos.gossip import DriverConfig, GossipConfig
 
     settings = start.config
@@ -162,7 +163,8 @@ def _agent_config(session: Session, wallet: Wallet, start: Start) -> AgentConfig
         wallet=wallet,
         home=session.home,
         audit=start.audit and not start.ephemeral,
-        dht=_dht(settings, start),
+        chain=ChainConfig(bits=settings.chain.bits),
+        dht=dht_config(settings, asks_only=start.ephemeral, bootstrap=start.bootstrap),
         gossip=GossipConfig(),
         gossip_driver=DriverConfig(protocols=_gossip_protocols(settings)),
         topics=() if start.ephemeral else settings.gossip.topics,
@@ -170,6 +172,7 @@ def _agent_config(session: Session, wallet: Wallet, start: Start) -> AgentConfig
         mcp=None if start.ephemeral else start.mcp or partial(_lend, settings),
         mcp_leave_seconds=start.mcp_leave_seconds,
         policy=start.policy,
+        report=start.report,
         ephemeral=start.ephemeral,
         weakened=start.weakened,
     )
@@ -180,16 +183,16 @@ def _node(wallet: Wallet, start: Start) -> NodeConfig:
     return replace(preset(wallet.identity), listen=tuple(parse(text) for text in start.listen))
 
 
-def _dht(settings: Config, start: Start) -> DhtConfig:
-    """A node that lives for one command only asks: nobody's table is to hold it."""
+def dht_config(settings: Config, *, asks_only: bool, bootstrap: Iterable[str] = ()) -> DhtConfig:
+    """Of `[dht]`. A node that lives for one command only asks: nobody's table is to hold it."""
     from talos.dht import IPFS_KAD, TALOS_KAD, DhtConfig, DhtMode, DhtScope
 
     public = settings.dht.network == "ipfs"
     return DhtConfig(
         protocol_id=IPFS_KAD if public else TALOS_KAD,
         scope=DhtScope.PUBLIC if public else DhtScope.ANY,
-        mode=DhtMode.CLIENT if start.ephemeral else DhtMode(settings.dht.mode),
-        bootstrap=bootstrap_addrs((*start.bootstrap, *settings.node.bootstrap)),
+        mode=DhtMode.CLIENT if asks_only else DhtMode(settings.dht.mode),
+        bootstrap=bootstrap_addrs((*bootstrap, *settings.node.bootstrap)),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -145,10 +145,30 @@ class Session:
 
     @contextmanager
     def owning(self) -> Iterator[None]:
-        """The home's lock, for commands that no agent may run beside; HomeInUse names who has it."""
+        """The home's lock, for commands that no agent may run beside; HomeInUse names the agent that has it.
+
+        Waits for a node that lives for one command, and for an agent that is leaving.
+        """
+        from talos.cli.modes import Waiting
+        from talos.errors import HomeInUse
+
         self.home.check()
-        with self.home.lock():
+        waiting = Waiting(self)
+        with ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(self.home.lock())
+                    break
+                except HomeInUse as held:
+                    if self.agent() is not None:
+                        raise
+                    waiting.pause(held)
             yield
+
+    def agent(self) -> dict[str, Any] | None:
+        """The `version` of the agent that is up; None for none, and for a node that lives for one command."""
+        found = self.ask("version")
+        return None if found is None or found["ephemeral"] else found
 
     def _known_peers(self) -> list[str]:
         from talos.identity.wallet import public_identity

@@ -215,6 +215,7 @@ class _EventStream(Response):
                 await self._stream(receive, send)
         finally:
             self._counted(-1)
+            self._forget_if_read()
 
     async def _stream(self, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -223,7 +224,6 @@ class _EventStream(Response):
             with trio.move_on_after(STREAM_SECONDS):
                 await self._send_events(send)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-            self._forget_if_read()
             nursery.cancel_scope.cancel()
 
     def _forget_if_read(self) -> None:

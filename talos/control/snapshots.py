@@ -25,6 +25,9 @@ SNAPSHOTS: dict[str, tuple[str, str]] = {
     "version": ("talos.control.snapshots", "version"),
     "status": ("talos.control.snapshots", "status"),
     "id": ("talos.control.snapshots", "identity"),
+    "peers": ("talos.control.ops.peers", "snapshot"),
+    "dht/table": ("talos.control.ops.dht", "table"),
+    "gossip/mesh": ("talos.control.ops.gossip", "mesh"),
 }
 """Module and function by the route below /v1; a part in braces matches one segment and comes in the query."""
 

@@ -113,6 +113,10 @@ class Lending:
         servers = sorted({name for lent in self._lent for name in lent.policy.servers})
         return {"servers": servers, "sessions": len(self.server.sessions)}
 
+    def prometheus(self) -> str:
+        """The tunnel's numbers in Prometheus' text format; empty while nothing is lent."""
+        return "" if self.server is None else self.server.stats.prometheus()
+
     async def _put(self, lent: list[Lent]) -> None:
         """Makes these the ones that are lent; the caller holds `_changing`."""
         if not lent:

@@ -6,14 +6,14 @@ Its stdout carries the server's lines and nothing else; `talos.cli.main` has mov
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from talos import __version__
-from talos.cli import logs, names, signals
+from talos.cli import config, logs, signals
 from talos.cli.exits import SIGNALLED, Failure, Problem, problem_of
 from talos.cli.frame import command, passphrase_options
 from talos.errors import TalosError
@@ -124,8 +124,8 @@ async def _tunnel(
 
     async with AsyncExitStack() as stack:
         try:
-            peer, addrs = _target(plan)
-            node, log = await _open(stack, session, plan)
+            peer, addrs = _target(session, plan)
+            node, log = await _open(stack, session, plan, finds=not addrs)
         except (TalosError, Failure, OSError) as error:
             problem = problem_of(error)
             if problem is None:
@@ -149,28 +149,57 @@ async def _tunnel(
     return Problem(code=CODE_OF_EXIT[result.code], message=result.message, hint=hint)
 
 
-def _target(plan: _Plan) -> tuple[PeerId, tuple[Multiaddr, ...]]:
+def _target(session: Session, plan: _Plan) -> tuple[PeerId, tuple[Multiaddr, ...]]:
     """Whom to reach, and all addresses that were given for him."""
     from talos.addr import parse, split_peer, with_peer
 
-    name = names.parse_name(plan.peer)
+    name = session.find(plan.peer)
     peer = name.peer_id()
     given = tuple(split_peer(with_peer(parse(text), peer))[0] for text in plan.addrs)
     return peer, given + name.addrs()
 
 
-async def _open(stack: AsyncExitStack, session: Session, plan: _Plan) -> tuple[Node, AuditLog | None]:
-    """A node that only dials, and a log of its own: other connections and the agent run beside this one."""
+async def _open(stack: AsyncExitStack, session: Session, plan: _Plan, *, finds: bool) -> tuple[Node, AuditLog | None]:
+    """A node that only dials, and a log of its own: other connections and the agent run beside this one.
+
+    `finds`: with the DHT, since no address is known.
+    """
     from talos.agent import open_host
-    from talos.chain import LogKeys, open_slot
+    from talos.chain import ChainConfig, ChainKeys, open_slot
     from talos.host.config import NodeConfig
 
     wallet = session.unlock()
     log = None
     if plan.audit != "off":
-        keys = LogKeys(wallet.k_priv, wallet.identity)
-        log = await stack.enter_async_context(open_slot(session.home.mcp_connect, plan.server, keys=keys))
-        if log.torn:
-            session.out.warn(f"{log.torn} bytes of a torn entry were cut off {log.directory}")
+        slot = open_slot(session.home.mcp_connect, plan.server, config=ChainConfig(), keys=ChainKeys.of(wallet))
+        log = await stack.enter_async_context(slot)
     node = await stack.enter_async_context(open_host(NodeConfig(key=wallet.identity)))
+    if finds:
+        await _open_dht(stack, session, node)
     return node, log
+
+
+async def _open_dht(stack: AsyncExitStack, session: Session, node: Node) -> None:
+    """A client of the DHT that begins with the configured peers, those that the agent of this home knows, else those
+    that the last one knew."""
+    from talos.cli import owner
+    from talos.dht import open_dht
+    from talos.dht.remembered import remembered_addrs
+
+    settings = config.load(session.home)
+    known = _known_to_the_agent(session) or remembered_addrs(session.home.path / "dht.db")
+    dht = owner.dht_config(settings, asks_only=True)
+    await stack.enter_async_context(open_dht(node, replace(dht, bootstrap=(*dht.bootstrap, *known))))
+
+
+def _known_to_the_agent(session: Session) -> tuple[Multiaddr, ...]:
+    """The addresses of the peers that an agent is connected to; it cannot be asked itself, being the same identity."""
+    from talos.addr import parse, with_peer
+    from talos.identity.peer_id import PeerId
+
+    try:
+        rows = list(session.pages("dht/table") or ())
+    except Failure:
+        return ()  # an agent of another version, or one that hangs: others are asked
+    addrs = [(str(text), PeerId.parse(str(row["peer_id"]))) for row in rows for text in row["addrs"]]
+    return tuple(with_peer(parse(text), peer) for text, peer in addrs)

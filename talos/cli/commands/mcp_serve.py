@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import signal
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from talos.cli import config, logs, names, signals
-from talos.cli.exits import SIGNALLED, Failure
+from talos.cli import config, logs, names
+from talos.cli.exits import Failure
 from talos.cli.frame import command, passphrase_options
-from talos.errors import TalosError
+from talos.errors import HomeInUse, TalosError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from talos.abc import AuditLog
     from talos.cli.session import Session
-    from talos.host.node import Node
+    from talos.control.server import Control
     from talos.identity.wallet import Wallet
+    from talos.mcp.lending import Lending
     from talos.mcp.policy import Policy
-    from talos.mcp.serve import McpServer
+    from talos.mcp.serve import McpServeConfig
 
 __all__ = ["mcp_serve"]
 
 AUDIT_MODES = ("calls", "each", "off")
-EVERYWHERE = ("/ip4/0.0.0.0/tcp/{port}", "/ip6/::/tcp/{port}")
+LEAVE_SECONDS = 10.0
+"""What servers get at the end unless a second signal cuts it short."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,20 +104,39 @@ def mcp_serve(
     plan = _Plan(
         policy_file=_policy_file(policy, program, home.path / settings.mcp.policy),
         quick=quick,
-        listen=_listen(settings.node, port, listen),
+        listen=config.listen_addrs(settings, port, listen),
         audit=audit or settings.mcp.audit,
         drain=drain,
         max_message=max_message,
         metrics=metrics,
     )
     logs.configure("debug" if session.debug else "info" if session.verbose else "warning")
-    with home.lock():
-        rules = _rules(plan)
-        if rules.allow_any:
-            session.out.warn("every peer that reaches this node may use a server (--allow-any)")
-        if plan.audit == "off":
-            session.out.warn("nothing of what peers do is recorded (audit off)")
-        return session.run(_main, session, plan, rules, session.unlock())
+    rules = _rules(plan)
+    while True:
+        if session.agent() is not None:
+            from talos.cli.lending import lend
+
+            _refuse_agents_own(plan)
+            return lend(session, rules)
+        try:
+            with session.owning():
+                return _be_agent(session, plan, rules, settings)
+        except HomeInUse:
+            continue  # an agent came up meanwhile: it lends
+
+
+def _be_agent(session: Session, plan: _Plan, rules: Policy, settings: config.Config) -> int:
+    if rules.allow_any:
+        session.out.warn("every peer that reaches this node may use a server (--allow-any)")
+    if plan.audit == "off":
+        session.out.warn("nothing of what peers do is recorded (audit off)")
+    return session.run(_main, session, plan, rules, session.unlock(), settings)
+
+
+def _refuse_agents_own(plan: _Plan) -> None:
+    """What the agent that is up has decided already."""
+    if plan.metrics is not None or plan.max_message is not None or plan.audit == "off":
+        raise Failure("usage", "--metrics, --max-message and --audit off are the agent's own", hint="talos down")
 
 
 def _variables(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -137,15 +155,6 @@ def _policy_file(policy: Path | None, program: str | None, default: Path) -> Pat
     if default.exists():
         return default
     raise Failure("usage", "there is no server to lend", hint='--command "…" --authorized-peer PEER, or --policy FILE')
-
-
-def _listen(settings: config.NodeConfig, port: int | None, listen: tuple[str, ...]) -> tuple[str, ...]:
-    """Flags stand over the configuration; a port alone means every interface."""
-    if listen and port is not None:
-        raise Failure("usage", "--port and --listen exclude each other")
-    if listen or (settings.listen and port is None):
-        return listen or settings.listen
-    return tuple(text.format(port=settings.port if port is None else port) for text in EVERYWHERE)
 
 
 def _rules(plan: _Plan) -> Policy:
@@ -169,98 +178,59 @@ def _rules(plan: _Plan) -> Policy:
     )
 
 
-async def _main(session: Session, plan: _Plan, rules: Policy, wallet: Wallet) -> int:
-    import trio
+async def _main(
+    session: Session, plan: _Plan, rules: Policy, wallet: Wallet, settings: config.Config | None = None
+) -> int:
+    """Is the agent of the home, whose policy is the command's; ends by a signal or `talos down`."""
+    from talos.cli.lending import tell_ready
+    from talos.cli.owner import Start, own
+    from talos.control.ops.mcp_serve import ready_fields
 
+    async def body(control: Control) -> int:
+        lending = control.agent.mcp
+        assert lending is not None
+        async with AsyncExitStack() as stack:
+            if plan.metrics is not None:
+                session.out.note(f"numbers at {await _open_metrics(stack, session, plan.metrics, lending)}")
+            tell_ready(session, ready_fields(control.agent, rules))
+            await control.stopped.wait()
+        return 0
+
+    async def reread(control: Control) -> None:
+        lending, lent = control.agent.mcp, control.agent.lent
+        assert lending is not None
+        assert lent is not None
+        try:
+            await lending.change(lent, _rules(plan))
+        except (TalosError, OSError) as error:
+            session.out.warn(f"the policy stays as it was: {error}")
+
+    weakened = [f"every peer may use a server: {name}" for name in rules.servers if rules.allow_any]
+    weakened += ["nothing of what peers do is recorded"] if plan.audit == "off" else []
+    start = Start(
+        config=settings or config.Config(),
+        listen=plan.listen,
+        audit=plan.audit != "off",
+        mcp=partial(_serve_config, plan),
+        mcp_leave_seconds=LEAVE_SECONDS,
+        policy=rules,
+        report=session.out.note,
+        weakened=tuple(weakened),
+    )
+    return await own(session, wallet, start, body, hangup=reread if plan.policy_file is not None else None)
+
+
+def _serve_config(plan: _Plan, rules: Policy) -> McpServeConfig:
     from talos.mcp.limits import McpLimits
-    from talos.mcp.serve import McpServeConfig, open_mcp_server
+    from talos.mcp.serve import McpServeConfig
 
     limits = McpLimits() if plan.max_message is None else McpLimits(max_line=plan.max_message)
-    settings = McpServeConfig(
-        policy=rules, limits=limits, audit=plan.audit, drain_seconds=plan.drain, report=session.out.note
-    )
-    with trio.open_signal_receiver(*signals.ending()) as arriving:
-        async with AsyncExitStack() as stack:
-            log = await _open_log(stack, session, plan, wallet)
-            node = await _open_node(stack, plan, wallet)
-            server = await stack.enter_async_context(open_mcp_server(node, settings, log))
-            if plan.metrics is not None:
-                session.out.note(f"numbers at {await _open_metrics(stack, session, plan.metrics, server)}")
-            _tell_ready(session, node, rules)
-            number = await _until_told(session, plan, server, arriving)
-            await _drain(server, arriving)
-    return SIGNALLED + number
+    return McpServeConfig(policy=rules, limits=limits, audit=plan.audit, drain_seconds=plan.drain)
 
 
-async def _open_log(stack: AsyncExitStack, session: Session, plan: _Plan, wallet: Wallet) -> AuditLog | None:
-    from talos.chain import LogKeys, open_file_log
-
-    if plan.audit == "off":
-        return None
-    keys = LogKeys(wallet.k_priv, wallet.identity)
-    log = await stack.enter_async_context(open_file_log(session.home.audit, keys=keys))
-    if log.torn:
-        session.out.warn(f"{log.torn} bytes of a torn entry were cut off {log.directory}")
-    return log
-
-
-async def _open_node(stack: AsyncExitStack, plan: _Plan, wallet: Wallet) -> Node:
-    from talos.addr import parse
-    from talos.agent import open_host
-    from talos.host import presets
-
-    listen = tuple(parse(text) for text in plan.listen)
-    return await stack.enter_async_context(open_host(replace(presets.server(wallet.identity), listen=listen)))
-
-
-async def _open_metrics(stack: AsyncExitStack, session: Session, listen: str, server: McpServer) -> str:
+async def _open_metrics(stack: AsyncExitStack, session: Session, listen: str, lending: Lending) -> str:
     from talos.cli.metrics import open_metrics
 
     token = session.home.metrics_token
-    url = await stack.enter_async_context(open_metrics(listen, token, server.stats.prometheus))
+    url = await stack.enter_async_context(open_metrics(listen, token, lending.prometheus))
     return f"{url}, for who has the token in {token}"
-
-
-def _tell_ready(session: Session, node: Node, rules: Policy) -> None:
-    """The addresses can be pasted behind `--addr`, or in the place of PEER."""
-    from talos.addr import with_peer
-
-    addrs = [str(with_peer(addr, node.peer_id)) for addr in node.addrs]
-    grants = [{"peer_id": str(grant.peer or "*"), "server": grant.server} for grant in rules.grants]
-    if session.json:
-        session.out.emit("mcp_ready", peer_id=str(node.peer_id), addrs=addrs, grants=grants)
-        return
-    out = session.out
-    out.note(f"ready as {node.peer_id}")
-    for addr in addrs:
-        out.note(f"  {addr}")
-    for grant in grants:
-        out.note(f'  "{grant["server"]}" for {grant["peer_id"]}')
-    out.note(f"there: talos mcp-connect {addrs[0] if addrs else node.peer_id}")
-
-
-async def _until_told(session: Session, plan: _Plan, server: McpServer, arriving: AsyncIterator[int]) -> int:
-    """The signal that ends it. SIGHUP reads a policy file again; without a file it ends like the others."""
-    async for number in arriving:
-        if number != signal.SIGHUP or plan.policy_file is None:
-            return number
-        try:
-            await server.reload(_rules(plan))
-        except (TalosError, OSError) as error:
-            session.out.warn(f"the policy stays as it was: {error}")
-    raise AssertionError("signals do not end")
-
-
-async def _drain(server: McpServer, arriving: AsyncIterator[int]) -> None:
-    """Sessions end, children stop; a second signal kills them."""
-    import trio
-
-    async def kill_on_signal() -> None:
-        async for number in arriving:
-            if number != signal.SIGHUP:
-                server.kill()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(kill_on_signal)
-        await server.drain()
-        nursery.cancel_scope.cancel()

@@ -64,11 +64,11 @@ def _own(session: Session, flags: Mapping[str, Any]) -> int:
     settings = config.load(session.home)
     logs.configure("debug" if session.debug else "info" if session.verbose else "warning")
     with session.owning():
-        from talos.cli.owner import Start, listen_addrs, own
+        from talos.cli.owner import Start, own
 
         start = Start(
             config=settings,
-            listen=listen_addrs(settings, flags["port"], flags["addrs"]),
+            listen=config.listen_addrs(settings, flags["port"], flags["addrs"]),
             bootstrap=flags["bootstrap"],
             mdns=settings.node.mdns and not flags["no_mdns"],
             policy=_policy(session, settings),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["OPERATIONS", "load"]
 
 OPERATIONS: dict[str, tuple[str, str]] = {
+    "mcp-serve": ("talos.control.ops.mcp_serve", "mcp_serve"),
     "ready": ("talos.control.ops.ready", "ready"),
 }
 """Module and function by the name that clients ask for; a module is loaded with its first operation."""
