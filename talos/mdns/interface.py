@@ -31,16 +31,18 @@ def links(config: MdnsConfig) -> list[Link]:
         if not stats.isup or (config.interfaces is not None and name not in config.interfaces):
             continue
         networks: list[IPv4Network | IPv6Network] = []
+        source = ""
         for entry in psutil.net_if_addrs().get(name, ()):
             host = entry.address.partition("%")[0]
             with suppress(ValueError):  # a mask that is missing or odd: an address that we cannot place
                 if entry.family == socket.AF_INET:
                     networks.append(IPv4Interface(f"{host}/{entry.netmask}").network)
+                    source = source or host
                 elif entry.family == socket.AF_INET6:
                     networks.append(IPv6Interface(f"{host}/{_prefix(entry.netmask)}").network)
         loopback = any(network.is_loopback for network in networks)
         if networks and (config.interfaces is not None or not loopback):
-            found.append(Link(name, socket.if_nametoindex(name), tuple(networks), loopback))
+            found.append(Link(name, socket.if_nametoindex(name), tuple(networks), source))
     return found
 
 
@@ -68,7 +70,7 @@ def open_sockets(link: Link, config: MdnsConfig) -> list[tuple[socket.socket, tu
 def _open_v4(link: Link, port: int) -> tuple[socket.socket, tuple[str, int]]:
     sock = _shared(socket.AF_INET)
     try:
-        request = socket.inet_aton(GROUP_V4) + bytes(4) + link.index.to_bytes(4, sys.byteorder)
+        request = socket.inet_aton(GROUP_V4) + socket.inet_aton(link.source) + link.index.to_bytes(4, sys.byteorder)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)

@@ -44,7 +44,8 @@ class Link:
     name: str
     index: int
     networks: tuple[IPv4Network | IPv6Network, ...]
-    loopback: bool = False
+    source: str = ""
+    """Our IPv4 address on it, from which is sent; empty where there is none."""
 
     def holds(self, addr: Multiaddr) -> bool:
         """Whether `addr` can be dialled over this link without a router, relay or name server."""

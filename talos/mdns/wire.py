@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "Message", "Pointer", "Question", "Text", "decode", "encode_answer", "encode_query"]
 
+MAX_QUESTIONS = 16
+MAX_RECORDS = 256
+"""In a message. They are read at some ten microseconds each, and nobody needs more."""
 _CLASS_BITS = 0x7FFF
 """The highest bit of a class is a flag in mDNS: cache-flush in records, a wish for unicast in questions."""
 
@@ -82,9 +86,16 @@ class Answer:
 
 
 def decode(data: bytes) -> Message:
-    """RemoteProtocolError for what is no DNS message."""
+    """RemoteProtocolError for what is no DNS message, or one of too many questions or records."""
+    questions, *records = struct.unpack_from(">4H", data.ljust(12, b"\0"), 4)
+    if questions > MAX_QUESTIONS or sum(records) > MAX_RECORDS:
+        raise RemoteProtocolError("DNS message with too many questions or records")
     try:
-        parsed = dns.message.from_wire(data, one_rr_per_rrset=True, ignore_trailing=True)
+        parsed = dns.message.from_wire(data, one_rr_per_rrset=True, ignore_trailing=True, continue_on_error=True)
+        for problem in parsed.errors:
+            # mDNS compresses names where plain DNS must not (RFC 6762, section 18.14): such a record is left out.
+            if not isinstance(problem.exception, dns.name.DecompressionForbidden):
+                raise RemoteProtocolError("not a DNS message") from problem.exception
         if parsed.opcode() != dns.opcode.QUERY:
             raise RemoteProtocolError("DNS message that neither asks nor answers")
         message = Message(
