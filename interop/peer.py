@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from interop import broadcast, kad
 from interop.operations import OPERATIONS, Task, serve_echo
 from interop.stack import LISTEN, node_config
 from talos import open_host
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from talos.abc import Event, Host
 
 MEMORY = "memory"
+GOSSIP = "gossip"
+SMALLEST = 8
+"""Bytes of a message that carries the time of its publishing."""
 
 
 def arguments(words: Sequence[str]) -> argparse.Namespace:
@@ -43,16 +47,26 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.set_defaults(addr="", operation="")
     commands = parser.add_subparsers(dest="command", required=True)
     listening = commands.add_parser("listen", help="print addresses, then `ready`; serve until stdin closes")
-    listening.add_argument("--listen", metavar="MULTIADDR")
+    listening.add_argument("--bootstrap", metavar="MULTIADDR", action="append", default=[])
     dialing = commands.add_parser("dial", help="run one operation, print one JSON object")
     dialing.add_argument("addr", metavar="MULTIADDR")
-    dialing.add_argument("operation", choices=OPERATIONS)
+    dialing.add_argument("operation", choices=[*OPERATIONS, *kad.OPERATIONS, GOSSIP])
+    dialing.add_argument("words", nargs="*", help="of a DHT operation")
     holding = commands.add_parser("hold", help="keep connections open until stdin closes")
     holding.add_argument("addr", metavar="MULTIADDR")
-    for command in (listening, dialing, holding):
+    networking = commands.add_parser("network", help="run a whole network in this process and time it")
+    networking.add_argument("--nodes", type=_natural, default=10)
+    for command in (listening, dialing, holding, networking):
         command.add_argument("--stack", default="tcp/noise/yamux")
-    for command in (dialing, holding):
+    for command in (listening, dialing, networking):
+        command.add_argument("--listen", metavar="MULTIADDR")
+        command.add_argument("--dht", metavar="ID", default="")
+        command.add_argument("--gossip", metavar="TOPIC", default="")
+    for command in (dialing, holding, networking):
         command.add_argument("--count", type=_natural, default=1)
+    for command in (dialing, networking):
+        command.add_argument("--size", type=_natural, default=1024)
+    dialing.add_argument("--publish", type=_natural, default=1)
     for name, default in (("bytes", 1 << 20), ("write", 1 << 16), ("concurrency", 1), ("up", 0), ("down", 0)):
         dialing.add_argument(f"--{name}", type=_natural, default=default)
     return parser.parse_args(words)
@@ -82,12 +96,25 @@ def target_of(addr: str) -> tuple[PeerId | None, Multiaddr]:
 
 
 async def listen(options: argparse.Namespace) -> None:
-    async with serving(options.stack, options.listen) as host:
-        with host.observe(_tell_identified):
-            for addr in host.addrs:
-                print(addr)
-            print("ready", flush=True)
-            await _stdin_closed()
+    async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+        host = await stack.enter_async_context(serving(options.stack, options.listen))
+        stack.enter_context(host.observe(_tell_identified))
+        if options.gossip:
+            gossip = await stack.enter_async_context(broadcast.joined_gossip(host, options.gossip))
+            messages = await stack.enter_async_context(gossip.subscribe(options.gossip))
+        if options.dht:
+            await stack.enter_async_context(kad.joined_dht(host, options.dht, kad.DhtMode.SERVER, options.bootstrap))
+        else:
+            await broadcast.connected(host, options.bootstrap)
+        for addr in host.addrs:
+            print(addr)
+        print("ready", flush=True)
+        if options.gossip:
+            nursery.start_soon(broadcast.tell, messages)
+        await _stdin_closed()
+        if options.gossip:  # the last line: what the router saw of its peers
+            print(json.dumps({"snapshot": gossip.snapshot().to_json()}), flush=True)
+        nursery.cancel_scope.cancel()
 
 
 def _tell_identified(event: Event) -> None:
@@ -103,6 +130,14 @@ async def _stdin_closed() -> None:
 
 
 async def dial(options: argparse.Namespace) -> None:
+    if options.dht and options.operation in kad.OPERATIONS:
+        print(json.dumps(await kad.operate(options)), flush=True)
+        return
+    if options.gossip and options.operation == GOSSIP:
+        print(json.dumps(await broadcast.publish(options)), flush=True)
+        return
+    if options.operation not in OPERATIONS or options.words:
+        raise ConfigError(f"{options.operation} needs --dht or --gossip, or takes no words")
     peer, addr = target_of(options.addr)
     async with AsyncExitStack() as stack:
         if options.stack.partition("/")[0] == MEMORY:
@@ -128,7 +163,13 @@ async def hold(options: argparse.Namespace) -> None:
         await _stdin_closed()
 
 
-COMMANDS = {"listen": listen, "dial": dial, "hold": hold}
+async def network(options: argparse.Namespace) -> None:
+    if bool(options.dht) == bool(options.gossip) or options.nodes < 2 or options.count < 1 or options.size < SMALLEST:
+        raise ConfigError(f"a network has --dht or --gossip, 2 nodes and more, messages of {SMALLEST} bytes and more")
+    print(json.dumps(await (kad if options.dht else broadcast).network(options)), flush=True)
+
+
+COMMANDS = {"listen": listen, "dial": dial, "hold": hold, "network": network}
 
 
 def main() -> int:

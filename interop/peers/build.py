@@ -1,6 +1,6 @@
 """Builds the interop peers that are not ours, outside the tree, and says how to start them.
 
-`python -m interop.peers.build [js go rust py]` prints name, version and command of each.
+`python -m interop.peers.build [js go kubo rust py]` prints name, version and command of each.
 """
 
 import fcntl
@@ -89,6 +89,12 @@ def _matched(file: str, pattern: str) -> Callable[[Path], str]:
     return version
 
 
+GO = {
+    "GOTOOLCHAIN": "local",
+    "GOFLAGS": "-mod=readonly -buildvcs=false -trimpath",
+    "GOWORK": "off",
+    "CGO_ENABLED": "0",
+}
 RECIPES: Mapping[str, Recipe] = {
     "js": Recipe(
         tools=("node", "npm"),
@@ -102,13 +108,16 @@ RECIPES: Mapping[str, Recipe] = {
         steps=(("go", "build", "-p", "2", "-ldflags=-s -w", "-o", "peer", "."),),
         program=("./peer",),
         version=_matched("go.mod", r"github\.com/libp2p/go-libp2p v(\S+)"),
-        environment={
-            "GOTOOLCHAIN": "local",
-            "GOFLAGS": "-mod=readonly -buildvcs=false -trimpath",
-            "GOWORK": "off",
-            "CGO_ENABLED": "0",
-        },
+        environment=GO,
         kept=("peer",),
+    ),
+    "kubo": Recipe(
+        tools=("go",),
+        steps=(("go", "build", "-p", "2", "-ldflags=-s -w", "-o", "ipfs", "github.com/ipfs/kubo/cmd/ipfs"),),
+        program=(sys.executable, "./kubopeer.py"),
+        version=_matched("go.mod", r"github\.com/ipfs/kubo v(\S+)"),
+        environment=GO,
+        kept=("ipfs", "kubopeer.py"),
     ),
     "rust": Recipe(
         tools=("cargo",),

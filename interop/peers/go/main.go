@@ -11,14 +11,20 @@ import (
 	"os"
 	"syscall"
 
+	dht "github.com/libp2p/go-libp2p-kad-dht"
+	pubsub "github.com/libp2p/go-libp2p-pubsub"
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-const usage = "usage: listen [--stack S] [--listen ADDR] | dial ADDR [--stack S] OPERATION [options]"
+const usage = "usage: listen [--stack S] [--listen ADDR] | dial ADDR [--stack S] OPERATION [options] | network [options]; " +
+	"each with --dht ID or --gossip TOPIC"
 
 type options struct {
-	stack, listen                              string
+	stack, listen, dht, gossip                 string
+	bootstrap                                  []peer.AddrInfo
 	count, bytes, write, concurrency, up, down uint64
+	publish, size, nodes                       uint64
 }
 
 // parse reads flags that may stand before, between and after the positional words.
@@ -34,6 +40,18 @@ func parse(args []string) (options, []string, error) {
 	flags.Uint64Var(&o.concurrency, "concurrency", 1, "")
 	flags.Uint64Var(&o.up, "up", 0, "")
 	flags.Uint64Var(&o.down, "down", 0, "")
+	flags.StringVar(&o.dht, "dht", "", "")
+	flags.StringVar(&o.gossip, "gossip", "", "")
+	flags.Uint64Var(&o.publish, "publish", 1, "")
+	flags.Uint64Var(&o.size, "size", 1024, "")
+	flags.Uint64Var(&o.nodes, "nodes", 10, "")
+	flags.Func("bootstrap", "", func(text string) error {
+		info, err := peer.AddrInfoFromString(text)
+		if err == nil {
+			o.bootstrap = append(o.bootstrap, *info)
+		}
+		return err
+	})
 	var words []string
 	for {
 		if err := flags.Parse(args); err != nil {
@@ -54,6 +72,10 @@ func listen(o options) error {
 	}
 	defer h.Close()
 	serve(h)
+	heard, err := services(context.Background(), h, o)
+	if err != nil {
+		return err
+	}
 	addrs, err := peer.AddrInfoToP2pAddrs(&peer.AddrInfo{ID: h.ID(), Addrs: h.Addrs()})
 	if err != nil {
 		return err
@@ -62,8 +84,65 @@ func listen(o options) error {
 		fmt.Println(addr)
 	}
 	fmt.Println("ready")
+	if heard != nil {
+		go tell(context.Background(), heard)
+	}
 	_, err = io.Copy(io.Discard, os.Stdin)
 	return err
+}
+
+// services opens what the options name beside the plain ones and joins it.
+func services(ctx context.Context, h host.Host, o options) (*pubsub.Subscription, error) {
+	var heard *pubsub.Subscription
+	if o.gossip != "" {
+		var err error
+		if _, heard, err = openGossip(ctx, h, o.gossip); err != nil {
+			return nil, err
+		}
+	}
+	if o.dht != "" {
+		d, err := openDHT(ctx, h, o.dht, dht.ModeServer)
+		if err != nil {
+			return nil, err
+		}
+		return heard, joined(ctx, h, d, o.bootstrap)
+	}
+	for _, info := range o.bootstrap {
+		if err := h.Connect(ctx, info); err != nil {
+			return nil, err
+		}
+	}
+	return heard, nil
+}
+
+// told prints a result with the CPU time that it cost.
+func told(run func() (result, error)) error {
+	before, err := cpuSeconds()
+	if err != nil {
+		return err
+	}
+	found, err := run()
+	if err != nil {
+		return err
+	}
+	after, err := cpuSeconds()
+	if err != nil {
+		return err
+	}
+	found["cpu_seconds"] = after - before
+	return json.NewEncoder(os.Stdout).Encode(found)
+}
+
+func runNetwork(o options) (result, error) {
+	switch {
+	case o.nodes < 2 || o.count == 0 || o.size < 8:
+		return nil, errors.New("a network has two nodes and more, and messages of 8 bytes and more")
+	case o.dht != "":
+		return networkDHT(context.Background(), o)
+	case o.gossip != "":
+		return networkGossip(context.Background(), o)
+	}
+	return nil, errors.New(usage)
 }
 
 func dial(o options, address, name string) error {
@@ -80,20 +159,7 @@ func dial(o options, address, name string) error {
 		return err
 	}
 	defer h.Close()
-	before, err := cpuSeconds()
-	if err != nil {
-		return err
-	}
-	result, err := operation(context.Background(), h, *info, o)
-	if err != nil {
-		return err
-	}
-	after, err := cpuSeconds()
-	if err != nil {
-		return err
-	}
-	result["cpu_seconds"] = after - before
-	return json.NewEncoder(os.Stdout).Encode(result)
+	return told(func() (result, error) { return operation(context.Background(), h, *info, o) })
 }
 
 func cpuSeconds() (float64, error) {
@@ -112,6 +178,12 @@ func run(args []string) error {
 		return err
 	case len(words) == 1 && words[0] == "listen":
 		return listen(o)
+	case len(words) == 1 && words[0] == "network":
+		return told(func() (result, error) { return runNetwork(o) })
+	case len(words) > 2 && words[0] == "dial" && o.dht != "":
+		return told(func() (result, error) { return dialDHT(context.Background(), o, words[1], words[2:]) })
+	case len(words) == 3 && words[0] == "dial" && o.gossip != "" && words[2] == "gossip":
+		return told(func() (result, error) { return dialGossip(context.Background(), o, words[1]) })
 	case len(words) == 3 && words[0] == "dial":
 		return dial(o, words[1], words[2])
 	}

@@ -3,6 +3,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { multiaddr } from '@multiformats/multiaddr'
+import { dhtNetwork, dhtOperations, dhtService, joined, openDht } from './dht.js'
+import { gossip, gossipNetwork, gossipService, tell } from './gossip.js'
 import * as operations from './operations.js'
 import { openNode } from './stack.js'
 
@@ -14,8 +16,14 @@ const DEFAULTS = {
   write: '65536',
   concurrency: '1',
   up: '0',
-  down: '0'
+  down: '0',
+  dht: '',
+  gossip: '',
+  publish: '1',
+  size: '1024',
+  nodes: '10'
 }
+const NUMBERS = ['count', 'bytes', 'write', 'concurrency', 'up', 'down', 'publish', 'size', 'nodes']
 const GOODBYE_MS = 1000
 
 function natural (name, text) {
@@ -27,48 +35,87 @@ function natural (name, text) {
 }
 
 async function listen (options) {
-  const node = await openNode({ stack: options.stack, listen: [options.listen] })
+  const services = {
+    ...(options.dht === '' ? {} : dhtService(options.dht, true)),
+    ...(options.gossip === '' ? {} : gossipService())
+  }
+  const node = await openNode({ stack: options.stack, listen: [options.listen], services })
+  const bootstrap = options.bootstrap.map((text) => multiaddr(text))
+  if (options.dht !== '') {
+    await joined(node, bootstrap)
+  } else {
+    await Promise.all(bootstrap.map((address) => node.dial(address)))
+  }
   for (const address of node.getMultiaddrs()) {
     process.stdout.write(`${address}\n`)
   }
   process.stdout.write('ready\n')
+  if (options.gossip !== '') {
+    tell(node, options.gossip)
+  }
   process.stdin.resume()
   process.stdin.on('end', () => process.exit(0))
   process.stdin.on('error', () => process.exit(0))
 }
 
-async function dial (options, address, name) {
-  const operation = operations[name]
-  if (operation == null) {
-    throw new Error(`no operation "${name}"`)
-  }
-  const numbers = {}
-  for (const key of ['count', 'bytes', 'write', 'concurrency', 'up', 'down']) {
-    numbers[key] = natural(key, options[key])
-  }
-  const node = await openNode({ stack: options.stack, identifyAtOnce: name !== 'identify' })
+// Prints the result of a run with the CPU time that it cost, and ends.
+async function told (run, stop = async () => {}) {
   const before = process.cpuUsage()
-  const result = await operation(node, multiaddr(address), numbers)
+  const result = await run()
   const used = process.cpuUsage(before)
   result.cpu_seconds = (used.user + used.system) / 1e6
   process.stdout.write(`${JSON.stringify(result)}\n`)
   // The result stands; leaving in good order is only a courtesy.
-  await Promise.race([node.stop(), sleep(GOODBYE_MS)])
+  await Promise.race([stop(), sleep(GOODBYE_MS)])
   process.exit(0)
+}
+
+async function dial (options, numbers, address, name) {
+  const operation = operations[name]
+  if (operation == null) {
+    throw new Error(`no operation "${name}"`)
+  }
+  const node = await openNode({ stack: options.stack, identifyAtOnce: name !== 'identify' })
+  await told(async () => await operation(node, multiaddr(address), numbers), async () => await node.stop())
+}
+
+async function dialDht (options, address, name, words) {
+  const [wanted, operation] = dhtOperations[name] ?? []
+  if (wanted !== words.length) {
+    throw new Error(`no DHT operation "${name}" with ${words.length} words`)
+  }
+  await told(async () => {
+    const node = await openDht(options, { server: false, bootstrap: [multiaddr(address)] })
+    return await operation(node, ...words)
+  })
 }
 
 async function main () {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
-    options: Object.fromEntries(Object.entries(DEFAULTS).map(([name, value]) => [name, { type: 'string', default: value }]))
+    options: {
+      ...Object.fromEntries(Object.entries(DEFAULTS).map(([name, value]) => [name, { type: 'string', default: value }])),
+      bootstrap: { type: 'string', multiple: true, default: [] }
+    }
   })
+  const numbers = Object.fromEntries(NUMBERS.map((name) => [name, natural(name, values[name])]))
   const [command, ...rest] = positionals
   if (command === 'listen' && rest.length === 0) {
     await listen(values)
+  } else if (command === 'network' && rest.length === 0 && values.dht !== '') {
+    await told(async () => await dhtNetwork(values, numbers))
+  } else if (command === 'network' && rest.length === 0 && values.gossip !== '') {
+    await told(async () => await gossipNetwork(values, numbers))
+  } else if (command === 'dial' && rest.length > 2 && values.dht !== '') {
+    await dialDht(values, rest[0], rest[1], rest.slice(2))
+  } else if (command === 'dial' && rest.length === 2 && values.gossip !== '' && rest[1] === 'gossip') {
+    await told(async () => await gossip(values, multiaddr(rest[0]), numbers))
   } else if (command === 'dial' && rest.length === 2) {
-    await dial(values, ...rest)
+    await dial(values, numbers, ...rest)
   } else {
-    throw new Error('usage: listen [--stack S] [--listen ADDR] | dial ADDR [--stack S] OPERATION [options]')
+    throw new Error(
+      'usage: listen [--stack S] [--listen ADDR] | dial ADDR [--stack S] OPERATION [options] | network [options]; ' +
+      'each with --dht ID or --gossip TOPIC')
   }
 }
 

@@ -30,7 +30,7 @@ function pick (table, name, kind) {
   return found
 }
 
-export async function openNode ({ stack, listen = [], identifyAtOnce = true }) {
+export async function openNode ({ stack, listen = [], identifyAtOnce = true, services = {} }) {
   const [transport, security, muxer, ...rest] = stack.split('/')
   if (muxer == null || rest.length > 0) {
     throw new Error(`a stack is TRANSPORT/SECURITY/MUXER, not "${stack}"`)
@@ -50,7 +50,8 @@ export async function openNode ({ stack, listen = [], identifyAtOnce = true }) {
     services: {
       identify: identify({ runOnConnectionOpen: identifyAtOnce }),
       // As shipped a ping stream is aborted 10 s after it was opened.
-      ping: ping({ timeout: LONG_MS, maxInboundStreams: MANY, maxOutboundStreams: MANY })
+      ping: ping({ timeout: LONG_MS, maxInboundStreams: MANY, maxOutboundStreams: MANY }),
+      ...services
     }
   })
   const many = { maxInboundStreams: MANY, maxOutboundStreams: MANY }

@@ -8,10 +8,13 @@ import struct
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, NoReturn
 
 import multiaddr
+import pydht
+import pygossip
 import trio
 from libp2p import create_new_ed25519_key_pair, new_host
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
@@ -34,6 +37,8 @@ from libp2p.stream_muxer.mplex.mplex import MPLEX_PROTOCOL_ID, Mplex
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.utils.varint import read_length_prefixed_protobuf
+from pybase import Refused, Result, leave
+from pydht import DHTMode
 
 ECHO = "/echo/1.0.0"
 PERF = "/perf/1.0.0"
@@ -43,12 +48,6 @@ MANY = 100_000
 GOODBYE_SECONDS = 1.0
 
 MUXERS = {"yamux": {YAMUX: Yamux}, "mplex": {MPLEX_PROTOCOL_ID: Mplex}}
-
-Result = dict[str, Any]
-
-
-class Refused(Exception):
-    """What the contract asks to be told on stderr."""
 
 
 def open_host(stack: str) -> Any:
@@ -260,15 +259,28 @@ async def listen(options: argparse.Namespace) -> None:
     host = open_host(options.stack)
     host.set_stream_handler(ECHO, answer_echo)
     await PerfService(host).start()
-    async with host.run(listen_addrs=[multiaddr.Multiaddr(options.listen)]):
+    async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+        await stack.enter_async_context(host.run(listen_addrs=[multiaddr.Multiaddr(options.listen)]))
+        if options.gossip:
+            pubsub = await stack.enter_async_context(pygossip.open_gossip(host))
+        if options.dht:
+            await stack.enter_async_context(pydht.open_dht(host, options.dht, DHTMode.SERVER, options.bootstrap))
+        else:
+            await pygossip.connect(host, options.bootstrap)
         for addr in host.get_addrs():
             print(addr)
         print("ready", flush=True)
+        if options.gossip:
+            nursery.start_soon(pygossip.tell_messages, pubsub, options.gossip)
         await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
         leave()
 
 
 async def dial(options: argparse.Namespace) -> None:
+    if options.dht:
+        await pydht.operate(options, open_host)
+    if options.gossip:
+        await pygossip.publish(options, open_host)
     host = open_host(options.stack)
     peer = info_from_p2p_addr(multiaddr.Multiaddr(options.address))
     async with host.run(listen_addrs=[]):
@@ -281,10 +293,9 @@ async def dial(options: argparse.Namespace) -> None:
         leave()
 
 
-def leave() -> None:
-    """End at once: the host's own shutdown takes seconds and waits for threads."""
-    sys.stdout.flush()
-    os._exit(0)
+async def network(options: argparse.Namespace) -> None:
+    run = pydht.network if options.dht else pygossip.network
+    await run(options, open_host)
 
 
 def reasons(failure: BaseException) -> list[str]:
@@ -303,12 +314,18 @@ def parse() -> argparse.Namespace:
     commands = parser.add_subparsers(required=True)
     shared = Parser(add_help=False)
     shared.add_argument("--stack", default="tcp/noise/yamux")
+    shared.add_argument("--listen", default="/ip4/127.0.0.1/tcp/0")
+    shared.add_argument("--dht", default="")
+    shared.add_argument("--gossip", default="")
     listener = commands.add_parser("listen", parents=[shared])
-    listener.add_argument("--listen", default="/ip4/127.0.0.1/tcp/0")
+    listener.add_argument("--bootstrap", action="append", default=[])
     listener.set_defaults(run=listen)
     dialer = commands.add_parser("dial", parents=[shared])
     dialer.add_argument("address")
-    dialer.add_argument("operation", choices=OPERATIONS)
+    dialer.add_argument("operation", choices=[*OPERATIONS, *pydht.OPERATIONS, "gossip"])
+    dialer.add_argument("words", nargs="*")
+    dialer.add_argument("--publish", type=int, default=1)
+    dialer.add_argument("--size", type=int, default=1024)
     for name, default in (
         ("count", 1),
         ("bytes", 1 << 20),
@@ -319,6 +336,10 @@ def parse() -> argparse.Namespace:
     ):
         dialer.add_argument(f"--{name}", type=int, default=default)
     dialer.set_defaults(run=dial)
+    networked = commands.add_parser("network", parents=[shared])
+    for name, default in (("nodes", 10), ("count", 1), ("size", 1024)):
+        networked.add_argument(f"--{name}", type=int, default=default)
+    networked.set_defaults(run=network)
     return parser.parse_args()
 
 

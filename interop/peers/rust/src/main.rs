@@ -1,26 +1,35 @@
 //! rust-libp2p behind the contract of interop/peers/README.md.
 
+mod dht;
+mod gossip;
+mod hex;
 mod node;
 mod operations;
 mod serve;
 
 use std::{collections::HashMap, error::Error, process::exit, time::Duration};
 
-use libp2p::ping;
+use libp2p::{Multiaddr, StreamProtocol, kad, ping};
+use node::Services;
 use tokio::io::AsyncReadExt as _;
 
 pub type Failure = Box<dyn Error + Send + Sync>;
 
-const USAGE: &str =
-    "usage: listen [--stack S] [--listen ADDR] | dial ADDR [--stack S] OPERATION [options]";
+const USAGE: &str = "usage: listen [--stack S] [--listen ADDR] | dial ADDR [--stack S] OPERATION \
+                     [options]; each with --dht ID or --gossip TOPIC";
+const LOOPBACK: &str = "/ip4/127.0.0.1/tcp/0";
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// The options of the command line; numbers are read by name.
-pub struct Options(HashMap<String, String>);
+pub struct Options {
+    named: HashMap<String, String>,
+    bootstrap: Vec<Multiaddr>,
+}
 
 impl Options {
     fn parse(args: impl Iterator<Item = String>) -> Result<(Self, Vec<String>), Failure> {
-        let mut options = HashMap::new();
+        let mut named = HashMap::new();
+        let mut bootstrap = Vec::new();
         let mut words = Vec::new();
         let mut args = args.peekable();
         while let Some(arg) = args.next() {
@@ -34,35 +43,63 @@ impl Options {
                             args.next().ok_or(format!("{arg} takes a value"))?,
                         ),
                     };
-                    options.insert(name, value);
+                    if name == "bootstrap" {
+                        bootstrap.push(value.parse()?);
+                    } else {
+                        named.insert(name, value);
+                    }
                 }
             }
         }
-        Ok((Self(options), words))
+        Ok((Self { named, bootstrap }, words))
     }
 
     fn text<'a>(&'a self, name: &str, default: &'a str) -> &'a str {
-        self.0.get(name).map_or(default, String::as_str)
+        self.named.get(name).map_or(default, String::as_str)
     }
 
     pub fn number(&self, name: &str, default: u64) -> Result<u64, Failure> {
-        self.0.get(name).map_or(Ok(default), |text| {
+        self.named.get(name).map_or(Ok(default), |text| {
             text.parse()
                 .map_err(|_| format!("--{name} takes a whole number, not {text:?}").into())
+        })
+    }
+
+    fn services(&self, mode: kad::Mode) -> Result<Services, Failure> {
+        let dht = self.named.get("dht").cloned();
+        Ok(Services {
+            dht: dht
+                .map(StreamProtocol::try_from_owned)
+                .transpose()?
+                .map(|id| (id, mode)),
+            topic: self.named.get("gossip").cloned(),
         })
     }
 }
 
 async fn listen(options: &Options) -> Result<(), Failure> {
     let stack = options.text("stack", "tcp/noise/yamux");
-    let mut node = node::Node::open(stack, ping::Config::new())?;
-    for addr in node
-        .listen(options.text("listen", "/ip4/127.0.0.1/tcp/0"))
-        .await?
-    {
+    let services = options.services(kad::Mode::Server)?;
+    let mut node = node::Node::open(stack, ping::Config::new(), services.clone())?;
+    let addrs = node.listen(options.text("listen", LOOPBACK)).await?;
+    match &services.dht {
+        Some((id, _)) => {
+            dht::join(&mut node, id, &options.bootstrap).await?;
+            if !options.bootstrap.is_empty() {
+                dht::look_around(&mut node).await?;
+            }
+        }
+        None => {
+            for address in &options.bootstrap {
+                node.connect(address).await?;
+            }
+        }
+    }
+    for addr in addrs {
         println!("{addr}");
     }
     println!("ready");
+    node.tell();
     let input_closed = tokio::spawn(async {
         let mut buffer = [0; 1024];
         while matches!(tokio::io::stdin().read(&mut buffer).await, Ok(n) if n > 0) {}
@@ -71,15 +108,35 @@ async fn listen(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn dial(options: &Options, address: &str, operation: &str) -> Result<(), Failure> {
+async fn dial(
+    options: &Options,
+    address: &str,
+    operation: &str,
+    words: &[&str],
+) -> Result<(), Failure> {
     let stack = options.text("stack", "tcp/noise/yamux");
     let pings = match operation {
         "ping" | "rtt" | "reconnect" => ping::Config::new().with_interval(Duration::ZERO),
         _ => ping::Config::new(),
     };
-    let mut node = node::Node::open(stack, pings)?;
+    let services = options.services(kad::Mode::Client)?;
+    let mut node = node::Node::open(stack, pings, services.clone())?;
+    let address: Multiaddr = address.parse()?;
+    if services.dht.is_some() || services.topic.is_some() {
+        node.listen(options.text("listen", LOOPBACK)).await?;
+    }
     let before = cpu_seconds()?;
-    let mut result = operations::run(operation, &mut node, address.parse()?, options).await?;
+    let mut result = match (&services.dht, &services.topic) {
+        (Some((id, _)), _) => {
+            dht::join(&mut node, id, &[address]).await?;
+            dht::run(&mut node, operation, words).await?
+        }
+        (_, Some(topic)) if operation == "gossip" => {
+            let (count, size) = (options.number("publish", 1)?, options.number("size", 1024)?);
+            gossip::publish(&mut node, &address, topic, count, size).await?
+        }
+        _ => operations::run(operation, &mut node, address, options).await?,
+    };
     result["cpu_seconds"] = (cpu_seconds()? - before).into();
     println!("{result}");
     // The result stands; leaving in good order is only a courtesy.
@@ -105,7 +162,10 @@ async fn run() -> Result<(), Failure> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
         ["listen"] => listen(&options).await,
-        ["dial", address, operation] => dial(&options, address, operation).await,
+        ["dial", address, operation] => dial(&options, address, operation, &[]).await,
+        ["dial", address, operation, ref words @ ..] if options.named.contains_key("dht") => {
+            dial(&options, address, operation, words).await
+        }
         _ => Err(USAGE.into()),
     }
 }

@@ -7,18 +7,19 @@ use futures::{
     future::{Either, select},
 };
 use libp2p::{
-    Multiaddr, PeerId, Swarm, SwarmBuilder, identify,
+    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, gossipsub, identify,
     identity::Keypair,
+    kad,
     multiaddr::Protocol,
     noise, ping,
-    swarm::{NetworkBehaviour, SwarmEvent, dial_opts::DialOpts},
+    swarm::{NetworkBehaviour, SwarmEvent, behaviour::toggle::Toggle, dial_opts::DialOpts},
     tcp, tls, yamux,
 };
 use libp2p_mplex as mplex;
 use libp2p_stream as stream;
 use tokio::task::JoinHandle;
 
-use crate::{Failure, serve};
+use crate::{Failure, gossip, serve};
 
 /// The shipped limit closes a connection that is idle for 10 s.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -31,10 +32,31 @@ pub struct Behaviour {
     ping: ping::Behaviour,
     streams: stream::Behaviour,
     serve: serve::Behaviour,
+    kad: Toggle<kad::Behaviour<kad::store::MemoryStore>>,
+    gossip: Toggle<gossipsub::Behaviour>,
+}
+
+/// What a node does beside the plain services.
+#[derive(Clone, Default)]
+pub struct Services {
+    pub dht: Option<(StreamProtocol, kad::Mode)>,
+    pub topic: Option<String>,
 }
 
 pub struct Node {
     swarm: Swarm<Behaviour>,
+    dht: Option<StreamProtocol>,
+    tells: bool,
+}
+
+fn kademlia(
+    own: PeerId,
+    (id, mode): (StreamProtocol, kad::Mode),
+) -> kad::Behaviour<kad::store::MemoryStore> {
+    let store = kad::store::MemoryStore::new(own);
+    let mut kademlia = kad::Behaviour::with_config(own, store, kad::Config::new(id));
+    kademlia.set_mode(Some(mode));
+    kademlia
 }
 
 fn many_streams<C: Default>(set: impl Fn(&mut C)) -> impl Fn() -> C {
@@ -47,15 +69,26 @@ fn many_streams<C: Default>(set: impl Fn(&mut C)) -> impl Fn() -> C {
 
 impl Node {
     /// A node always pings its peers: rust-libp2p cannot only answer pings.
-    pub fn open(stack: &str, ping: ping::Config) -> Result<Self, Failure> {
-        let behaviour = move |key: &Keypair| Behaviour {
-            identify: identify::Behaviour::new(identify::Config::new(
-                "ipfs/0.1.0".into(),
-                key.public(),
-            )),
-            ping: ping::Behaviour::new(ping.clone()),
-            streams: stream::Behaviour::new(),
-            serve: serve::Behaviour,
+    pub fn open(stack: &str, ping: ping::Config, services: Services) -> Result<Self, Failure> {
+        let dht = services.dht.as_ref().map(|(id, _)| id.clone());
+        let behaviour = move |key: &Keypair| -> Result<Behaviour, Failure> {
+            let topic = services.topic.as_deref();
+            let gossip = topic.map(|topic| gossip::behaviour(key, topic)).transpose()?;
+            Ok(Behaviour {
+                identify: identify::Behaviour::new(identify::Config::new(
+                    "ipfs/0.1.0".into(),
+                    key.public(),
+                )),
+                ping: ping::Behaviour::new(ping.clone()),
+                streams: stream::Behaviour::new(),
+                serve: serve::Behaviour,
+                kad: services
+                    .dht
+                    .clone()
+                    .map(|dht| kademlia(key.public().to_peer_id(), dht))
+                    .into(),
+                gossip: gossip.into(),
+            })
         };
         // Each stack has a type of its own, so the builder is written out once per stack.
         macro_rules! swarm {
@@ -85,7 +118,54 @@ impl Node {
             "tcp/tls/mplex" => swarm!(tls::Config::new, mplex),
             _ => return Err(format!("rust has no stack {stack:?}").into()),
         };
-        Ok(Self { swarm })
+        Ok(Self {
+            swarm,
+            dht,
+            tells: false,
+        })
+    }
+
+    pub fn peer_id(&self) -> PeerId {
+        *self.swarm.local_peer_id()
+    }
+
+    pub fn kad(&mut self) -> Result<&mut kad::Behaviour<kad::store::MemoryStore>, Failure> {
+        let kad = self.swarm.behaviour_mut().kad.as_mut();
+        kad.ok_or_else(|| "there is no DHT".into())
+    }
+
+    pub fn gossip(&mut self) -> Result<&mut gossipsub::Behaviour, Failure> {
+        let gossip = self.swarm.behaviour_mut().gossip.as_mut();
+        gossip.ok_or_else(|| "there is no gossip".into())
+    }
+
+    /// From here on, a line for every message of gossip.
+    pub fn tell(&mut self) {
+        self.tells = true;
+    }
+
+    /// The next event. The table learns addresses from us alone.
+    pub async fn next(&mut self) -> SwarmEvent<BehaviourEvent> {
+        let event = self.swarm.select_next_some().await;
+        match &event {
+            SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
+                peer_id,
+                info,
+                ..
+            })) if self.dht.as_ref().is_some_and(|id| info.protocols.contains(id)) => {
+                if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
+                    for addr in &info.listen_addrs {
+                        kad.add_address(peer_id, addr.clone());
+                    }
+                }
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::Gossip(gossipsub::Event::Message {
+                message,
+                ..
+            })) if self.tells => println!("{}", gossip::line(message)),
+            _ => {}
+        }
+        event
     }
 
     /// Listens and returns the first address that is ready, with our peer id.
@@ -107,7 +187,7 @@ impl Node {
     /// Runs the swarm until the task ends; a failure of the task is ours.
     pub async fn run_until<T>(&mut self, mut task: JoinHandle<T>) -> Result<T, Failure> {
         loop {
-            let event = std::pin::pin!(self.swarm.select_next_some());
+            let event = std::pin::pin!(self.next());
             if let Either::Left((ended, _)) = select(&mut task, event).await {
                 return Ok(ended?);
             }

@@ -57,7 +57,7 @@ fn millis(duration: Duration) -> f64 {
 }
 
 /// Bytes without a short period, from a multiplicative sequence of the clock's low bits.
-fn pattern() -> Vec<u8> {
+pub fn pattern() -> Vec<u8> {
     let mut state = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(1, |since| since.as_nanos() as u64 | 1);
