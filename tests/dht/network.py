@@ -5,12 +5,13 @@ from __future__ import annotations
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from talos.agent import open_host
 from talos.dht import Dht, DhtConfig, accept_anything, default_namespaces, open_dht
+from talos.host.block import background
 from talos.host.config import NodeConfig, Stack
 from talos.security.plaintext import Plaintext
 from talos.testing.network import addr_of
@@ -77,9 +78,46 @@ async def open_peer(
     store: Path | None = None,
 ) -> AsyncIterator[Peer]:
     """Node `number` of `memory`."""
-    async with open_host(node_config(memory, number, listen=listen, key=key)) as node:
-        async with open_dht(node, config, store=store, clock=virtual_clock) as dht:
-            yield Peer(node, dht)
+    async with (
+        open_host(node_config(memory, number, listen=listen, key=key)) as node,
+        open_dht(node, config, store=store, clock=virtual_clock) as dht,
+    ):
+        yield Peer(node, dht)
+
+
+class Crowd:
+    """Nodes that come and go in any order: `open` and `close` them within the block of `crowd()`."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.memory = MemoryNetwork()
+        self._nursery = nursery
+        self._leave: dict[PeerId, trio.Event] = {}
+        self._gone: dict[PeerId, trio.Event] = {}
+
+    async def open(self, number: int, config: DhtConfig = TEST_CONFIG, **options: Any) -> Peer:
+        """Node `number`, which has had its first round."""
+        peer: Peer = await self._nursery.start(partial(self._run, number, config, **options))
+        await peer.dht.bootstrapped()
+        return peer
+
+    async def close(self, peer: Peer) -> None:
+        """Lets it leave, with good-bye."""
+        self._leave[peer.id].set()
+        await self._gone.pop(peer.id).wait()
+
+    async def _run(self, number: int, config: DhtConfig, *, task_status: trio.TaskStatus[Peer], **options: Any) -> None:
+        async with open_peer(self.memory, number, config, **options) as peer:
+            leave, gone = self._leave[peer.id], self._gone[peer.id] = trio.Event(), trio.Event()
+            task_status.started(peer)
+            await leave.wait()
+        gone.set()
+
+
+@asynccontextmanager
+async def crowd() -> AsyncIterator[Crowd]:
+    """A network without nodes."""
+    async with background() as nursery:
+        yield Crowd(nursery)
 
 
 @asynccontextmanager
@@ -89,10 +127,10 @@ async def dht_network(
     """`size` servers, the first of which is the bootstrap of the others; all of them have had their first round."""
     memory = memory or MemoryNetwork()
     async with AsyncExitStack() as stack:
-        peers = [await stack.enter_async_context(open_peer(memory, 0, config))]
-        joining = replace(config, bootstrap=(peers[0].addr,))
-        for number in range(1, size):
-            peers.append(await stack.enter_async_context(open_peer(memory, number, joining)))
+        peers: list[Peer] = []
+        for number in range(size):
+            known = replace(config, bootstrap=(peers[0].addr,)) if peers else config
+            peers += [await stack.enter_async_context(open_peer(memory, number, known))]
         for peer in peers:
             await peer.dht.bootstrapped()
         yield peers
