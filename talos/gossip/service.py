@@ -19,7 +19,7 @@ from talos.abc import Role, TopicMessage
 from talos.errors import ConfigError, LimitExceeded
 from talos.gossip.config import GossipConfig
 from talos.gossip.driver_config import DriverConfig
-from talos.gossip.event import Connect, Deliver, Disconnect, PeerSubscribed, Send, Validate, ValidationResult
+from talos.gossip.event import Connect, Deliver, Disconnect, Grafted, PeerSubscribed, Send, Validate, ValidationResult
 from talos.gossip.introduction import Introductions
 from talos.gossip.judge import Judge
 from talos.gossip.neighbours import Neighbours
@@ -94,7 +94,7 @@ class Gossip:
         self._driver = driver
         self._desks: dict[str, TopicDesk] = {}
         self._lost_before = 0
-        self._subscribed = trio.Event()
+        self._changed = trio.Event()
         self._unyielded = 0
         self._yielded_at = 0.0
         self._judge = Judge(nursery, driver.validator_seconds, host.emit, self._judged)
@@ -136,10 +136,16 @@ class Gossip:
         return self._config.limits.data_of(topic)
 
     async def wait_for_peers(self, topic: str, count: int = 1) -> None:
-        """Until that many neighbours want `topic`."""
+        """Until that many neighbours want `topic`: from then on they get what we publish."""
         await trio.lowlevel.checkpoint()
         while len(self._router.peers(topic)) < count:
-            await self._subscribed.wait()
+            await self._changed.wait()
+
+    async def wait_for_mesh(self, topic: str, count: int = 1) -> None:
+        """Until that many neighbours are in our mesh of `topic`: from then on they get what others publish."""
+        await trio.lowlevel.checkpoint()
+        while len(self._router.mesh(topic)) < count:
+            await self._changed.wait()
 
     def _crowded(self, topic: str) -> bool:
         """Whether more than half of those who want the topic have more than half their queue full."""
@@ -294,9 +300,9 @@ class Gossip:
                 self._introductions.meet(candidates, public_only=self._is_public(source))
             case Disconnect(peer=peer):
                 self.neighbours.dismiss(peer)
-            case PeerSubscribed():
-                self._subscribed.set()
-                self._subscribed = trio.Event()
+            case PeerSubscribed() | Grafted():
+                self._changed.set()
+                self._changed = trio.Event()
 
     def _is_public(self, peer: PeerId | None) -> bool:
         """Whether we see that neighbour on the public network, where nobody's private addresses are of use."""
