@@ -88,6 +88,7 @@ class Network:
         """Whether requests change tables; without, each lookup meets the same network."""
         self.nodes: dict[bytes, SimNode] = {}
         self.sent = 0
+        self._invented: tuple[int, list[PeerInfo]] = (-1, [])
         for _ in range(count):
             self.join(random_peer(rng))
         self._fill()
@@ -102,6 +103,13 @@ class Network:
     def liars_near(self, target: int) -> list[PeerInfo]:
         liars = (node for node in self.nodes.values() if node.role is Role.LIAR and node.alive)
         return [node.info for node in heapq.nsmallest(K, liars, key=lambda node: node.kad ^ target)]
+
+    def _inventions(self, target: int) -> list[PeerInfo]:
+        """What all inventors draw from, so that they bear each other out; made anew for another target."""
+        if self._invented[0] != target:
+            peers = (PeerId(preimage(target, 9, self.rng, exact=False)) for _ in range(30))
+            self._invented = target, [PeerInfo(peer, TRUE_ADDRS) for peer in peers]
+        return self._invented[1]
 
     def _fill(self) -> None:
         """In the order of kad ids, each bucket is one run of nodes."""
@@ -145,7 +153,7 @@ class Network:
             search.answered(node.peer, closer, key in node.stored)
             return
         if node.role is Role.INVENTOR:
-            lies = [PeerInfo(PeerId(preimage(target, 10, self.rng, exact=False)), TRUE_ADDRS) for _ in range(4)]
+            lies = self.rng.sample(self._inventions(target), 10)
         else:
             lies = [*search.false_target(), *self.liars_near(target)]
         search.answered(node.peer, lies, False)

@@ -64,7 +64,7 @@ def _free_port() -> int:
         return port
 
 
-async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 9.0) -> None:
     with trio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110 - packets of another task, over a real socket
             await trio.sleep(0.01)
