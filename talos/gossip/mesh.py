@@ -69,9 +69,6 @@ class Mesh:
         """Who is in the mesh; not to be changed."""
         return self._topics.get(topic, {})
 
-    def topics(self) -> Collection[str]:
-        return self._topics.keys()
-
     # ------------------------------------------------------------------------- our topics
 
     def join(self, topic: str, preferred: Iterable[Neighbour], now: float) -> None:

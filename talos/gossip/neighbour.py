@@ -126,13 +126,11 @@ class Neighbours:
     def add(self, neighbour: Neighbour) -> None:
         self._by_peer[neighbour.peer] = neighbour
 
-    def remove(self, peer: PeerId) -> Neighbour | None:
-        """The neighbour that was, its topics with it."""
-        neighbour = self._by_peer.pop(peer, None)
-        if neighbour is not None:
-            for topic in tuple(neighbour.topics):
-                self.unsubscribed(neighbour, topic)
-        return neighbour
+    def remove(self, neighbour: Neighbour) -> None:
+        """It has left, its topics with it."""
+        del self._by_peer[neighbour.peer]
+        for topic in tuple(neighbour.topics):
+            self.unsubscribed(neighbour, topic)
 
     def in_topic(self, topic: str) -> dict[PeerId, Neighbour]:
         """Who wants the topic; not to be changed."""

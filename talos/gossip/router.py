@@ -5,8 +5,8 @@ peers; ours go to everybody who wants the topic (flood publishing). Each heartbe
 and announces the last messages to some of those outside. What one peer can make us hold or send is bounded, and goes
 when it leaves; only a bad score and a back-off stay.
 
-`mesh`, `lazy`, `intake`, `fanout` and `exchange` hold the rules of their part; this module is where calls come in and
-where they meet.
+`mesh`, `lazy`, `intake`, `forwarding`, `interest` and `exchange` hold the rules of their part; this module is where
+calls come in and where they meet.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 from talos.errors import LimitExceeded, LocalProtocolError, RemoteProtocolError
 from talos.gossip import wire
 from talos.gossip.backoff import Backoffs
-from talos.gossip.event import Candidate, Connect, Deliver, Disconnect, PeerSubscribed, PeerUnsubscribed
+from talos.gossip.event import Candidate, Connect, Deliver, Disconnect
 from talos.gossip.exchange import PeerExchange
-from talos.gossip.fanout import Fanout
+from talos.gossip.forwarding import Forwarding
 from talos.gossip.gater import Gater
 from talos.gossip.intake import Intake
+from talos.gossip.interest import Interest
 from talos.gossip.lazy import LazyPush
 from talos.gossip.mesh import Mesh
 from talos.gossip.message import Message
@@ -94,7 +95,15 @@ class Router:
             backoffs=Backoffs(config.limits.backoffs), exchange=exchange, stats=stats, effects=effects, random=random,
             direct=self._direct,
         )  # fmt: skip
-        self._fanout = Fanout(config, neighbours=neighbours, random=random, takes=self._takes_ours)
+        self._forwarding = Forwarding(
+            config, neighbours=neighbours, mesh=self._mesh, scores=scores, thresholds=self._thresholds,
+            direct=self._direct, effects=effects, random=random,
+        )  # fmt: skip
+        self._fanout = self._forwarding.fanout
+        self._interest = Interest(
+            config, neighbours=neighbours, mesh=self._mesh, fanout=self._fanout, scores=scores, stats=stats,
+            effects=effects,
+        )  # fmt: skip
         self._lazy = LazyPush(
             config, scores=scores, thresholds=self._thresholds, cache=cache, seen=self._intake.seen,
             promises=promises, stats=stats, effects=effects, random=random,
@@ -198,7 +207,7 @@ class Router:
         for topic in neighbour.topics:
             self._fanout.forget(peer, topic)
         self._mesh.peer_left(neighbour)
-        self._neighbours.remove(peer)
+        self._neighbours.remove(neighbour)
         self._promises.forget_peer(peer)
         self._cache.forget_peer(peer)
         self._scores.left(peer, now)
@@ -273,36 +282,8 @@ class Router:
         self._intake.seen.add(message_id, now)
         self.stats.published += 1
         self._cache.put(message)
-        self._send(message, self._publish_targets(topic, now), ())
+        self._forwarding.publish(message, now)
         return message, self._effects.drain()
-
-    def _takes_ours(self, neighbour: Neighbour) -> bool:
-        return (
-            neighbour.peer in self._direct or self._scores.score(neighbour.peer) >= self._thresholds.publish_threshold
-        )
-
-    def _publish_targets(self, topic: str, now: float) -> Iterable[Neighbour]:
-        everybody = self._neighbours.in_topic(topic).values()
-        if self._config.flood_publish:
-            return [one for one in everybody if self._takes_ours(one)]
-        targets = dict(self._always(topic))
-        if topic in self._mesh:
-            targets.update(self._mesh.peers(topic))
-            # A young mesh alone might lead nowhere.
-            for one in everybody:
-                if len(targets) >= self._config.d:
-                    break
-                if self._takes_ours(one):
-                    targets[one.peer] = one
-        else:
-            targets.update(self._fanout.use(topic, now))
-        return targets.values()
-
-    def _always(self, topic: str) -> Iterable[tuple[PeerId, Neighbour]]:
-        """Floodsub and direct peers."""
-        for peer, one in self._neighbours.in_topic(topic).items():
-            if peer in self._direct or (not one.meshes and self._takes_ours(one)):
-                yield peer, one
 
     # ------------------------------------------------------------------------- received
 
@@ -325,7 +306,7 @@ class Router:
             self._scores.misbehaved(peer)
             raise
         if read.subscriptions:
-            self._subscriptions(neighbour, read.subscriptions, read.surplus)
+            self._interest.received(neighbour, read.subscriptions, read.surplus)
         if read.messages:
             if direct or self._gater.accepts(peer, now):
                 self._messages(neighbour, read.messages, now)
@@ -334,34 +315,6 @@ class Router:
         if read.control is not None and neighbour.meshes:
             self._control(neighbour, read.control, now)
         return self._effects.drain()
-
-    def _subscriptions(self, neighbour: Neighbour, changes: Iterable[tuple[bool, str]], surplus: int) -> None:
-        for wanted, topic in changes:
-            if not wanted:
-                self._unsubscribed(neighbour, topic)
-            elif not self._subscribed(neighbour, topic):
-                surplus += 1
-        if surplus:
-            self.stats.ignored_control += surplus
-            self._scores.misbehaved(neighbour.peer)
-
-    def _subscribed(self, neighbour: Neighbour, topic: str) -> bool:
-        """False when the peer has as many topics as it may."""
-        if topic in neighbour.topics:
-            return True
-        if len(neighbour.topics) >= self._config.limits.topics:
-            return False
-        self._neighbours.subscribed(neighbour, topic)
-        self._effects.add(PeerSubscribed(topic, neighbour.peer))
-        return True
-
-    def _unsubscribed(self, neighbour: Neighbour, topic: str) -> None:
-        if topic not in neighbour.topics:
-            return
-        self._mesh.unsubscribed(neighbour, topic)
-        self._fanout.forget(neighbour.peer, topic)
-        self._neighbours.unsubscribed(neighbour, topic)
-        self._effects.add(PeerUnsubscribed(topic, neighbour.peer))
 
     def _messages(self, neighbour: Neighbour, messages: Iterable[bytes], now: float) -> None:
         for raw in messages:
@@ -384,19 +337,7 @@ class Router:
         self.stats.delivered += 1
         self._cache.put(message)
         self._effects.add(Deliver(message))
-        topic = message.topic
-        targets = dict(self._mesh.peers(topic))
-        targets.update(self._always(topic))
-        self._send(message, targets.values(), knowing)
-
-    def _send(self, message: Message, targets: Iterable[Neighbour], knowing: Collection[PeerId]) -> None:
-        fragment = wire.publish(message.raw)
-        source, author, message_id = message.source, message.author, message.id
-        for neighbour in targets:
-            peer = neighbour.peer
-            if peer not in (source, author) and peer not in knowing and message_id not in neighbour.dont_want:
-                neighbour.outbox.put_message(message_id, fragment)
-                self._effects.wake(peer)
+        self._forwarding.forward(message, knowing)
 
     def _control(self, neighbour: Neighbour, control: Control, now: float) -> None:
         peer = neighbour.peer
@@ -405,7 +346,7 @@ class Router:
                 self._scores.misbehaved(peer)
             neighbour.extensions = True
         for topic in control.graft:
-            if topic in self._topics and self._subscribed(neighbour, topic):
+            if topic in self._topics and self._interest.begins(neighbour, topic):
                 self._mesh.graft_received(neighbour, topic, now)
         for prune in control.prune:
             self._mesh.prune_received(neighbour, prune, now)

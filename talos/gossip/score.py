@@ -259,7 +259,9 @@ class PeerScores:
         if now < self._next_decay:
             return
         # After a long sleep one decay must do: the machine does not make up for the time it was not asked.
-        self._next_decay = max(self._next_decay + config.decay_interval, now)
+        self._next_decay += config.decay_interval
+        if self._next_decay <= now:
+            self._next_decay = now + config.decay_interval
         self._scores.clear()
         for stats in self._peers.values():
             for name, counters in stats.topics.items():

@@ -45,10 +45,6 @@ class SeenCache:
         if len(self._ids) > self._max_ids:
             self._forget()
 
-    def discard(self, message_id: bytes) -> None:
-        """Unknown again: whoever brings it next is its first."""
-        self._ids.pop(message_id, None)
-
     def reject(self, message_id: bytes) -> None:
         """The message was found invalid: who brings it again is to blame too."""
         if message_id in self._ids:

@@ -77,3 +77,26 @@ def test_what_is_accepted_means_the_same_to_the_generated_reader(pieces: list[by
     assert message.payload_type == found.get(2, b"")
     assert message.payload == found.get(3, b"")
     assert message.signature == found.get(5, b"")
+
+
+def test_spans_say_where_fields_stand() -> None:
+    long = fields.bytes_field(2, bytes(200))
+    pieces = [fields.bytes_field(1, b"ab"), long, fields.uint64_field(3, 300), b"\x21" + bytes(8), b"\x2d" + bytes(4)]
+    data = b"".join(pieces)
+    spans = fields.spans(data)
+    assert [data[start:end] for _, start, _, end in spans] == pieces
+    assert [tag for tag, *_ in spans] == [0x0A, 0x12, 0x18, 0x21, 0x2D]
+    assert [data[begin:end] for _, _, begin, end in spans] == [b"ab", bytes(200), b"\xac\x02", bytes(8), bytes(4)]
+
+
+@given(st.binary(max_size=64))
+def test_spans_are_cut_as_read_reads(data: bytes) -> None:
+    try:
+        numbers = [number for number, _ in fields.read(data)]
+    except RemoteProtocolError:
+        with pytest.raises(RemoteProtocolError):
+            fields.spans(data)
+        return
+    spans = fields.spans(data)
+    assert [tag >> 3 for tag, *_ in spans] == numbers
+    assert b"".join(data[start:end] for _, start, _, end in spans) == data
