@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import TYPE_CHECKING
 
 from bench import lookups
 from bench.measure import TALOS, judge
+
+if TYPE_CHECKING:
+    import pytest
 
 
 async def test_every_metric_is_read_and_judged(monkeypatch: pytest.MonkeyPatch) -> None:
