@@ -199,6 +199,15 @@ async def test_it_asks_at_once_answers_and_counts_what_it_ignores(net: Net, open
         assert b"_p2p" in await net.receive()  # goodbye
 
 
+async def test_it_asks_again_and_again_while_the_link_stays(net: Net, open_nodes: OpenNodes) -> None:
+    async with open_nodes(LISTENING) as (node,):
+        async with open_mdns(node, replace(net.config, first_queries_seconds=(), query_seconds=0.06)) as near:
+            for _ in range(3):
+                assert await net.receive() == encode_query("_p2p._udp.local")
+            assert net.opened == 1
+            assert near.links == ("lo",)
+
+
 async def test_new_addresses_are_told(net: Net, open_nodes: OpenNodes) -> None:
     async with open_nodes(presets.testing()) as (node,):
         async with open_mdns(node, net.config):
