@@ -80,7 +80,7 @@ class Following:
 
     def consider(self, now: Now) -> list[Effect]:
         """Begins with the best branch that is offered, if one is better than ours."""
-        if self.candidate is not None or self._state.frozen_at is not None or self._state.rolled_back:
+        if self.candidate is not None or self._jobs or self._state.frozen_at is not None or self._state.rolled_back:
             return []
         for session in offers(self._state, self._sessions, now):
             assert session.status is not None
@@ -139,9 +139,11 @@ class Following:
         most = MAX_HEADERS if opened.wanted is Wanted.LOCATED else opened.end - opened.start + 1
         count = len(response.blocks) if blocks else len(response.headers)
         if count > most or (response.headers if blocks else response.blocks):
-            return self.blame(session.peer, Reason.SIZE, "more was sent than was asked for", now)
+            effects = self.blame(session.peer, Reason.SIZE, "more was sent than was asked for", now)
+            return effects + self._unanswered(session.peer, opened, now)
         if not count:
-            return self.blame(session.peer, "EMPTY", "what STATUS claims was not given", now)
+            effects = self.blame(session.peer, "EMPTY", "what STATUS claims was not given", now)
+            return effects + self._unanswered(session.peer, opened, now)
         self._jobs.append(_Job(session.peer, opened, response))
         return []
 
@@ -162,8 +164,6 @@ class Following:
             return []
         if candidate.phase is Phase.HEADERS:
             return self.drop() if candidate.peer == peer else []
-        if opened.wanted is not Wanted.BLOCKS:
-            return []
         self._ask_again(candidate, opened.start, opened.end)
         candidate.asked -= opened.end - opened.start + 1
         return self.pump(now)
@@ -199,10 +199,10 @@ class Following:
             if done and self._jobs and self._jobs[0] is job:
                 self._jobs.popleft()
             return effects
-        if self.has_work(writing=writing):
-            assert self.candidate is not None
-            return self._check_bodies(self.candidate, now)
-        return []
+        if not self.has_work(writing=writing):
+            return []
+        assert self.candidate is not None
+        return self._check_bodies(self.candidate, now)
 
     def _step(self, job: _Job, now: Now) -> tuple[bool, list[Effect]]:
         candidate = self.candidate
@@ -211,7 +211,7 @@ class Following:
         if candidate is None or job.open.tag != self._serial:
             return True, []
         if candidate.phase is Phase.BODIES:
-            return True, self._take_bodies(candidate, job, now) if job.open.wanted is Wanted.BLOCKS else []
+            return True, self._take_bodies(candidate, job, now)
         response = job.response
         headers = response.headers or [block.raw + block.sig for block in response.blocks]
         effects: list[Effect] = []
@@ -440,9 +440,9 @@ class Following:
         headers = job.response.headers or [block.raw for block in job.response.blocks]
         raw = headers[job.position][:HEADER_BYTES]
         session = self._sessions.get(job.peer)
+        assert session is not None
         if error.reason == Reason.TIME and is_future(Header.decode(raw), now.unix_ms):
-            if session is not None:
-                session.asked_after = now.seconds + FUTURE_SECONDS
+            session.asked_after = now.seconds + FUTURE_SECONDS
             return self.drop()
         return self.drop() + self.blame(job.peer, error.reason, str(error), now)
 

@@ -200,18 +200,16 @@ class ChainMachine:
     def persisted(self, now: Now) -> list[Effect]:
         """What was handed over last is durable: the tip moves, and others may know."""
         writing, self._writing = self._writing, None
-        match writing:
-            case Persist(blocks, own):
-                self._state.adopt(blocks)
-                self._sealing.sealed(blocks)
-            case Replace(_, readmit):
-                own = False
-                self._state.switch()
-                self._sealing.replaced(readmit, now)
-            case None:
-                raise LocalProtocolError("nothing was handed over")
+        if writing is None:
+            raise LocalProtocolError("nothing was handed over")
+        if isinstance(writing, Persist):
+            self._state.adopt(writing.blocks)
+            self._sealing.sealed(writing.blocks)
+        else:
+            self._state.switch()
+            self._sealing.replaced(writing.readmit, now)
         effects: list[Effect] = [*self._sealing.stop(), Announce(self.tip)]
-        effects += self._following.written(now, own=own)
+        effects += self._following.written(now, own=isinstance(writing, Persist) and writing.own)
         return self._settled(effects, now)
 
     def persist_failed(self) -> list[Effect]:

@@ -35,9 +35,6 @@ class Mempool:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __contains__(self, key: bytes) -> bool:
-        return key in self._entries
-
     @property
     def since(self) -> float | None:
         """Since when the oldest waits."""

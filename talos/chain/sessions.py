@@ -114,9 +114,6 @@ class Sessions:
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._sessions.values()))
 
-    def __len__(self) -> int:
-        return len(self._sessions)
-
     def get(self, peer: Peer) -> Session | None:
         return self._sessions.get(peer)
 

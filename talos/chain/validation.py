@@ -117,8 +117,8 @@ class Trail:
         trail = cls(params, header.height, tip.block_id, header.log_size, tip.total_work, deque(maxlen=MEDIAN_BLOCKS))
         for height in range(max(0, header.height - MEDIAN_BLOCKS + 1), header.height):
             before = source.header_at(height)
-            if before is not None:
-                trail.times.append(before.header.time_ms)
+            assert before is not None
+            trail.times.append(before.header.time_ms)
         trail.times.append(header.time_ms)
         return trail
 

@@ -201,6 +201,8 @@ class Node:
         self.log: list[str] = []
         self.drafts: list[Mine] = []
         self.mines = True
+        self.refuses = False
+        """Its store replaces nothing."""
 
     def record(self, number: int, now: Now) -> None:
         entry = make_entry(number)
@@ -229,6 +231,8 @@ class Node:
                 self.chain.staged += blocks
             case DropStage():
                 self.chain.staged = []
+            case Replace() if self.refuses:
+                self.do(machine.persist_failed(), now)
             case Replace(fork, _):
                 self.chain.replace(fork)
                 self.do(machine.persisted(now), now)
@@ -306,11 +310,16 @@ class Network:
     def settle(self, rounds: int = 20_000) -> None:
         """Delivers all that is on its way, in an order that the seed chooses; reset streams stay closed."""
         for _ in range(rounds):
-            busy = [node for node in self.nodes.values() if node.sent or node.machine.has_work]
-            if not busy:
+            if not self.step():
                 return
-            self._turn(self._random.choice(busy))
         raise AssertionError("the network does not come to rest")
+
+    def step(self) -> bool:
+        """One delivery, or one piece of work; False when there is none."""
+        busy = [node for node in self.nodes.values() if node.sent or node.machine.has_work]
+        if busy:
+            self._turn(self._random.choice(busy))
+        return bool(busy)
 
     def _turn(self, node: Node) -> None:
         if node.machine.has_work and (not node.sent or self._random.random() < 0.5):

@@ -148,6 +148,17 @@ def test_the_proof_within_a_block_is_that_of_the_log() -> None:
             leaf_path(leaves, index)
 
 
+def test_all_small_trees_are_consistent() -> None:
+    leaves, frontier = leaves_of(33), Frontier()
+    tiles, roots = Tiles(kept(leaves)), [EMPTY_ROOT]
+    for leaf in leaves:
+        frontier.append(leaf)
+        roots.append(frontier.root())
+    for new in range(1, 34):
+        for old in range(1, new + 1):
+            verify_consistency(old, new, tiles.consistency(old, new), roots[old], roots[new])
+
+
 def test_a_duplicated_last_leaf_gives_another_root() -> None:
     """CVE-2012-2459: where odd rows repeat their last hash, [a, b, c] and [a, b, c, c] have one root."""
     leaves = leaves_of(3)
