@@ -25,6 +25,14 @@ def test_all_of_a_region_are_found() -> None:
     assert messages < 400
 
 
+def test_every_node_has_about_the_same_idea_of_the_network() -> None:
+    network = Network(400, random.Random(5))
+    sizes = sorted(node.table.network_size() for node in network.honest())
+    assert 320 < sizes[200] < 480
+    assert 200 < sizes[20] < sizes[380] < 600
+    assert {node.table.region_bits() for node in network.honest()} <= {3, 4, 5}
+
+
 def test_the_first_round_is_the_key_and_the_second_its_surroundings() -> None:
     rng = random.Random(6)
     query = RegionQuery(KEY, lambda target: [], own=random_peer(rng), bits=3, rng=rng)
