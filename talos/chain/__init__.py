@@ -1,4 +1,4 @@
-"""The record of what happened: entries, and the log file that keeps them.
+"""The chain: a record of what happened that nobody rewrites unnoticed, its own writer included.
 
 Each name is loaded on first use, so that reading entries loads no trio.
 """
@@ -10,45 +10,52 @@ from typing import TYPE_CHECKING
 from talos.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from talos.chain.audit import Chain, open_chain, open_slot
+    from talos.chain.config import ChainConfig, ChainKeys, Retention
     from talos.chain.entry import Entry, Kind, Meta
-    from talos.chain.file_log import FileLog, FileLogConfig, LogKeys, open_file_log, open_slot
-    from talos.chain.reader import LogReader, LogSummary, Record, RecordInvalid, logs_of, read_log, verify_log
+    from talos.chain.proof import BlockProof, LogProof, Opening
+    from talos.chain.records import ChainReader, Record, chains_of
+    from talos.chain.verifying import Verification, verify_reader
 
 __all__ = [
+    "BlockProof",
+    "Chain",
+    "ChainConfig",
+    "ChainKeys",
+    "ChainReader",
     "Entry",
-    "FileLog",
-    "FileLogConfig",
     "Kind",
-    "LogKeys",
-    "LogReader",
-    "LogSummary",
+    "LogProof",
     "Meta",
+    "Opening",
     "Record",
-    "RecordInvalid",
-    "logs_of",
-    "open_file_log",
+    "Retention",
+    "Verification",
+    "chains_of",
+    "open_chain",
     "open_slot",
-    "read_log",
-    "verify_log",
+    "verify_reader",
 ]
 
 __getattr__ = lazy_names(
     __name__,
     {
+        "BlockProof": "talos.chain.proof",
+        "Chain": "talos.chain.audit",
+        "ChainConfig": "talos.chain.config",
+        "ChainKeys": "talos.chain.config",
+        "ChainReader": "talos.chain.records",
         "Entry": "talos.chain.entry",
-        "FileLog": "talos.chain.file_log",
-        "FileLogConfig": "talos.chain.file_log",
         "Kind": "talos.chain.entry",
-        "LogKeys": "talos.chain.file_log",
-        "LogReader": "talos.chain.reader",
-        "LogSummary": "talos.chain.reader",
+        "LogProof": "talos.chain.proof",
         "Meta": "talos.chain.entry",
-        "Record": "talos.chain.reader",
-        "RecordInvalid": "talos.chain.reader",
-        "logs_of": "talos.chain.reader",
-        "open_file_log": "talos.chain.file_log",
-        "open_slot": "talos.chain.file_log",
-        "read_log": "talos.chain.reader",
-        "verify_log": "talos.chain.reader",
+        "Opening": "talos.chain.proof",
+        "Record": "talos.chain.records",
+        "Retention": "talos.chain.config",
+        "Verification": "talos.chain.verifying",
+        "chains_of": "talos.chain.records",
+        "open_chain": "talos.chain.audit",
+        "open_slot": "talos.chain.audit",
+        "verify_reader": "talos.chain.verifying",
     },
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -9,7 +11,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from talos.abc import AuditReceipt, EntryKind
+from talos.chain import old_log as old_log_file
 from talos.chain import proving
+from talos.chain.checkpoint import verifiers_of
 from talos.chain.driver import Driver, now
 from talos.chain.entry import commit
 from talos.chain.machine import ChainMachine, MachineConfig
@@ -38,6 +42,9 @@ __all__ = ["Chain", "open_chain", "open_slot"]
 TUNNEL_KINDS = frozenset({EntryKind.MCP_CALL, EntryKind.MCP_RESULT})
 """Their blobs are lines in the clear: kept in our boxes, never in a block, which replicas read."""
 SEAL_AT_CLOSE_SECONDS = 2.0
+TAKE_OVER_ENTRIES = 256
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -145,6 +152,7 @@ class Chain:
             "min_index": self.machine.min_index,
             "frozen": self.frozen,
             "failed": None if self._writer.stopped is None else str(self._writer.stopped),
+            "vkeys": [verifier.vkey for verifier in verifiers_of(params)],
         }
 
     # -- Recording
@@ -209,12 +217,12 @@ class Chain:
                     self._flights[admitted.key] = flight
                 else:
                     other = self._flights.get(admitted.key)
-                    if other not in {None, flight}:
+                    if other is not None and other is not flight:
                         others.append(other)
         except BaseException:
             self._withdraw(rows)
             raise
-        return rows, duplicates, [other for other in others if other is not None]
+        return rows, duplicates, others
 
     def _kept(self, facts: AuditEntry) -> tuple[bytes, bytes]:
         """The blob for the block, and what goes into our box."""
@@ -271,6 +279,7 @@ async def open_chain(
     keys: ChainKeys,
     *,
     directory: Path,
+    old_log: Path | None = None,
     publish: Callable[[str, bytes], Awaitable[object]] | None = None,
 ) -> AsyncIterator[Chain]:
     """The chain in `directory`, which is made where it is missing. Without a node nobody is told of it.
@@ -280,6 +289,7 @@ async def open_chain(
     """
     opened = await trio.to_thread.run_sync(open_store, directory, config, keys)
     async with _running(opened, config, keys, node) as chain:
+        await _take_over(chain, old_log, keys)
         yield chain
 
 
@@ -296,9 +306,24 @@ async def open_slot(base: Path, server: str, *, config: ChainConfig, keys: Chain
         except ChainInUse:
             continue
         async with _running(opened, config, keys, None) as chain:
+            await _take_over(chain, base / f"{name}-{number}", keys)
             yield chain
         return
     raise ChainInUse(f"all {config.slots} chains of {name!r} in {base} are in use by other processes")
+
+
+async def _take_over(chain: Chain, old_log: Path | None, keys: ChainKeys) -> None:
+    """Records what a log of an earlier version holds; begun anew after a crash, it records nothing twice."""
+    if old_log is None or not old_log_file.is_there(old_log):
+        return
+    count = 0
+    facts = old_log_file.read(old_log, keys.k_priv, PeerId.from_key(keys.identity.public_key).to_bytes())
+    while group := list(itertools.islice(facts, TAKE_OVER_ENTRIES)):
+        await chain.record_many(group)
+        count += len(group)
+    await chain.seal()
+    old_log_file.put_away(old_log)
+    _log.warning("%d entries of the log in %s are in the chain now", count, old_log)
 
 
 @asynccontextmanager

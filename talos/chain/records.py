@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from talos.chain import files, schema
 from talos.chain.box import Boxes
+from talos.chain.checkpoint import verifiers_of
 from talos.chain.entry import Entry, leaf_hash
 from talos.chain.opening import read_params
 from talos.chain.reading import POSITION_BITS, Reading, Row
@@ -131,6 +132,7 @@ class ChainReader:
                 "min_index": reading.number("min_index"),
                 "frozen": reading.meta("frozen") is not None,
                 "failed": None,
+                "vkeys": [verifier.vkey for verifier in verifiers_of(params)],
             }
 
     @property

@@ -19,7 +19,7 @@ from talos.mcp.detail import Decision, MetaType, Tag, decode_detail
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from talos.chain.reader import Record
+    from talos.chain.records import Record
 
 __all__ = ["Call", "CallReader", "rfc3339"]
 

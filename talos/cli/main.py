@@ -15,7 +15,7 @@ from talos.cli import streams
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["COMMANDS", "Entry", "main"]
+__all__ = ["COMMANDS", "Entry", "main", "server"]
 
 INTERRUPTED = 130
 
@@ -39,12 +39,18 @@ COMMANDS = {
     "wait": Entry("talos.cli.commands.wait", "wait", "until the agent has peers", "start"),
     "status": Entry("talos.cli.commands.status", "status", "what the agent does", "start"),
     "logs": Entry("talos.cli.commands.logs", "logs", "what the agent in the background said", "start"),
+    "server": Entry("talos.cli.commands.server", "server", "help others to find each other", "start"),
+    "register": Entry("talos.cli.commands.register", "register", "be found by your key", "start"),
     "demo": Entry("talos.cli.commands.demo", "demo", "see it work on this machine", "start"),
     "mcp-serve": Entry("talos.cli.commands.mcp_serve", "mcp_serve", "lend an MCP server to named peers", "agents"),
     "mcp-connect": Entry("talos.cli.commands.mcp_connect", "mcp_connect", "be that server's stdio here", "agents"),
     "mcp-config": Entry("talos.cli.commands.mcp_config", "mcp_config", "the entry for an MCP client", "agents"),
     "audit": Entry("talos.cli.commands.audit", "audit", "who called what, and when", "agents"),
     "history": Entry("talos.cli.commands.history", "history", "what was said, sent and called", "talk"),
+    "peers": Entry("talos.cli.commands.peers", "peers", "who is connected, near or known", "talk"),
+    "ping": Entry("talos.cli.commands.ping", "ping", "whether a peer answers, and by which path", "talk"),
+    "dht": Entry("talos.cli.commands.dht", "dht", "peers, providers, records by key", "look inside"),
+    "gossip": Entry("talos.cli.commands.gossip", "gossip", "say and hear by topic", "look inside"),
     "chain": Entry("talos.cli.commands.chain", "chain", "the record itself: blocks, proofs, checks", "look inside"),
 }  # fmt: skip
 
@@ -61,6 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _discard_stdout()
         return 0
     return code
+
+
+def server() -> int:
+    """Entry point of `talos-server`."""
+    return main(["server", *sys.argv[1:]])
 
 
 def _run(arguments: list[str]) -> int:

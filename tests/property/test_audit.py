@@ -7,8 +7,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from talos.abc import AuditEntry, Direction, EntryKind
+from talos.chain.box import Boxes
 from talos.chain.entry import Entry, Kind, Meta, commit, open_meta
-from talos.chain.record import Secrets
 from talos.errors import ProofInvalid
 
 HASH = st.binary(min_size=32, max_size=32)
@@ -35,23 +35,25 @@ FACTS = st.builds(
 @given(FACTS, HASH)
 def test_what_is_committed_opens_again(facts: AuditEntry, k_priv: bytes) -> None:
     committed = commit(facts, k_priv)
-    record = Secrets(k_priv).open(1, Secrets(k_priv).seal(committed, b""))
-    assert record.entry == Entry.decode(committed.entry)
-    assert record.entry.kind == Kind(facts.kind)
-    assert record.meta == Meta(
+    boxes = Boxes(k_priv)
+    opened = boxes.open(committed.entry, boxes.seal(committed.entry, committed.leaf, committed.meta, b""))
+    assert Entry.decode(committed.entry).kind == Kind(facts.kind)
+    assert opened.meta == Meta(
         msg_id=facts.msg_id, sender=facts.sender, recipient=facts.recipient, type=facts.type, size=facts.size,
         sent_ms=facts.sent_ms, detail=facts.detail,
     )  # fmt: skip
 
 
 @given(FACTS, HASH, st.data())
-def test_any_other_body_is_refused(facts: AuditEntry, k_priv: bytes, data: st.DataObject) -> None:
-    body = Secrets(k_priv).seal(commit(facts, k_priv), b"")
-    position = data.draw(st.integers(0, len(body) - 1))
+def test_any_other_entry_or_box_is_refused(facts: AuditEntry, k_priv: bytes, data: st.DataObject) -> None:
+    committed, boxes = commit(facts, k_priv), Boxes(k_priv)
+    box = boxes.seal(committed.entry, committed.leaf, committed.meta, b"")
+    position = data.draw(st.integers(0, len(committed.entry) + len(box) - 1))
     flipped = data.draw(st.integers(1, 255))
-    changed = body[:position] + bytes((body[position] ^ flipped,)) + body[position + 1 :]
+    both = bytearray(committed.entry + box)
+    both[position] ^= flipped
     with pytest.raises(ProofInvalid):
-        Secrets(k_priv).open(1, changed)
+        boxes.open(bytes(both[: len(committed.entry)]), bytes(both[len(committed.entry) :]))
 
 
 @given(FACTS, FACTS, HASH)

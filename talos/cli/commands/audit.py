@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import heapq
-import json
 import os
 import re
 import secrets
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from talos.cli import names
+from talos.cli import chains, names
 from talos.cli.exits import Failure
 from talos.cli.frame import HELP, Group, command, passphrase_options
 from talos.cli.output import short
@@ -25,17 +23,15 @@ from talos.cli.output import short
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from talos.chain.reader import LogReader, Record
+    from talos.chain.records import ChainReader
     from talos.cli.calls import Call, CallReader
     from talos.cli.session import Session
 
-__all__ = ["audit"]
+__all__ = ["POLL_SECONDS", "audit", "since_ms"]
 
 POLL_SECONDS = 0.25
 """How often `-f` looks whether a log has grown: files of other processes wake nobody."""
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-LINES = range(1, 6)
-"""Meta types of what crossed a tunnel; the others are events."""
 SHOWN = {"request", "refused", "dropped", "policy"}
 """What is listed without `-v`; JSON has it all."""
 
@@ -62,14 +58,14 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One log and what makes rows of its records."""
+    """One chain and what makes rows of its records."""
 
-    reader: LogReader
+    reader: ChainReader
     calls: CallReader
 
     def rows(self) -> Iterator[Call]:
         """The rows that are complete by now."""
-        for record in self.reader:
+        for record in self.reader.records():
             yield from self.calls.receive(record)
 
     def all_rows(self) -> Iterator[Call]:
@@ -109,49 +105,35 @@ def audit(context: click.Context, /, *, follow: bool, **filters: Any) -> None:
                     _show(session, wanted, call)
 
 
-@command("verify", help="Checks every record of this home's logs, or of the log in DIR, and names the first bad one.")
+@command("verify", help="Checks every record of this home, or of the chain in DIR, and names the first bad one.")
 @click.argument("directory", metavar="[DIR]", required=False, type=click.Path(path_type=Path))
 @passphrase_options
 def verify(session: Session, directory: Path | None) -> None:
-    from talos.chain.reader import RecordInvalid, verify_log
-    from talos.errors import ProofInvalid
+    from talos.chain.verifying import verify_reader
 
-    wallet = session.unlock()
-    checked = 0
-    for log in [directory] if directory is not None else _logs(session):
-        try:
-            summary = verify_log(log, wallet.k_priv)
-        except ProofInvalid as error:
-            if session.json:
-                index, reason = (error.index, error.reason) if isinstance(error, RecordInvalid) else (None, str(error))
-                bad = {"height": None, "index": index, "reason": reason}
-                session.out.emit("verification", ok=False, checked=checked, first_bad=bad, log=str(log))
-            raise
-        checked += summary.records
-        if not session.json:
-            torn = f", and {summary.torn} bytes of one that was never finished" if summary.torn else ""
-            session.out.line(f"{log}  {summary.records} records in order{torn}")
-    if session.json:
-        session.out.emit("verification", ok=True, checked=checked, first_bad=None, log=None)
+    chains.warn_of_old_logs(session)
+    for place in [directory] if directory is not None else chains.directories(session):
+        with chains.reading(session, place, opened=True) as reader:
+            result = verify_reader(reader, full=True, receipts=True)
+        chains.tell_verification(session, str(place), result)
 
 
 @command("export", help="Writes all entries to FILE as JSON lines, each with what opens it, checked while written.")
 @click.argument("file", type=click.Path(path_type=Path))
 @passphrase_options
 def export(session: Session, file: Path) -> None:
-    from talos.chain.reader import LogReader
-
-    wallet = session.unlock()
     if file.exists():
         raise Failure("file_exists", f"{file} exists already", hint="another name, or remove it first")
+    chains.warn_of_old_logs(session)
     scratch = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
     count = 0
     try:
-        with open(scratch, "x", encoding="ascii", opener=_private) as output:
-            for log in _logs(session):
-                with LogReader(log, wallet.k_priv) as reader:
-                    for record in reader:
-                        json.dump(_exported(log.name, record, reader.secrets.k_priv), output)
+        with open(scratch, "x", encoding="ascii", opener=chains.private) as output:
+            for directory in chains.directories(session):
+                with chains.reading(session, directory, opened=True) as reader:
+                    k_priv = reader.boxes.k_priv if reader.boxes is not None else None
+                    for record in reader.records():
+                        output.write(chains.line_of(chains.entry_fields(record, directory.name, k_priv)))
                         output.write("\n")
                         count += 1
             output.flush()
@@ -168,57 +150,22 @@ audit.add_command(verify)
 audit.add_command(export)
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-
-
-def _logs(session: Session) -> list[Path]:
-    from talos.chain.reader import logs_of
-
-    return logs_of(session.home.audit, session.home.mcp_connect)
-
-
 def _sources(session: Session, stack: ExitStack) -> list[Source]:
-    from talos.chain.reader import LogReader
+    from talos.chain.config import ChainKeys
+    from talos.chain.records import ChainReader
     from talos.cli.calls import CallReader
 
     wallet = session.unlock()
-    own = session.home.audit
+    keys = ChainKeys.of(wallet)
+    own = session.home.chain
+    chains.warn_of_old_logs(session)
     return [
         Source(
-            stack.enter_context(LogReader(log, wallet.k_priv)),
-            CallReader(log.name, "serve" if log == own else "connect", wallet.peer_id),
+            stack.enter_context(ChainReader(directory, keys)),
+            CallReader(directory.name, "serve" if directory == own else "connect", wallet.peer_id),
         )
-        for log in _logs(session)
+        for directory in chains.directories(session)
     ]
-
-
-def _exported(log: str, record: Record, k_priv: bytes) -> dict[str, Any]:
-    """An entry with what opens it: the leaf is SHA-256(00 ‖ entry), the commitment that of salt and meta."""
-    from talos.chain.entry import salt
-    from talos.cli.calls import rfc3339
-
-    meta = record.meta.encode() if record.meta is not None else b""
-    sealed = record.entry.sealed_hash
-    return {
-        "v": 1,
-        "kind": "entry",
-        "log": log,
-        "index": record.index,
-        "time": rfc3339(record.entry.time_ms),
-        "type": record.entry.kind.name.lower(),
-        "line": record.meta is not None and record.meta.type in LINES,
-        "sealed_hash": sealed.hex() if sealed is not None else None,
-        "leaf": record.leaf.hex(),
-        "entry_b64": _base64(record.entry.encode()),
-        "meta_b64": _base64(meta) if meta else None,
-        "salt": salt(k_priv, record.entry.kind, meta).hex() if meta else None,
-        "blob_b64": _base64(record.blob) if record.blob else None,
-    }
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
 
 
 def _show(session: Session, wanted: Filter, call: Call) -> None:
@@ -257,7 +204,7 @@ def _filter(*, peer: str | None, server: str | None, tool: str | None, since: st
         peer=names.parse_name(peer).peer_text if peer is not None else None,
         server=server,
         tool=_glob(tool) if tool is not None else None,
-        since_ms=_since(since) if since is not None else 0,
+        since_ms=since_ms(since) if since is not None else 0,
         failed=failed,
     )
 
@@ -268,7 +215,7 @@ def _glob(text: str) -> re.Pattern[str]:
     return re.compile("".join(parts.get(character) or re.escape(character) for character in text), re.DOTALL)
 
 
-def _since(text: str) -> int:
+def since_ms(text: str) -> int:
     found = re.fullmatch(r"(\d{1,9})([smhdw])", text)
     if found is not None:
         return time.time_ns() // 1_000_000 - int(found[1]) * UNITS[found[2]] * 1000

@@ -137,13 +137,13 @@ class Story:
 
     def _tampering(self, step: Step) -> str:
         copy = self.world.copy_of("toolhost")
-        index = self.world.tamper(self.world.home(copy) / "audit")
+        index = self.world.tamper(self.world.home(copy) / "chain")
         done = self.world.talos(copy, "audit", "verify")
-        caught = done.code == UNVERIFIED and f"record {index} " in done.err
+        caught = done.code == UNVERIFIED and f"entry {index}:" in done.err
         _claim(step, f"one flipped byte in a copied log is found (exit {done.code})", caught)
         intact = self.world.talos("toolhost", "audit", "verify").code == 0
         _claim(step, "the log itself is in order", intact)
-        return f"one byte of a copied log flipped: verify names record {index}, exit {done.code}"
+        return f"one byte of a copied log flipped: verify names entry {index}, exit {done.code}"
 
     def _after(self, step: Step) -> str:
         serving = self.world.serving

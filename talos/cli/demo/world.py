@@ -11,6 +11,7 @@ import shlex
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -188,19 +189,20 @@ class World:
         shutil.copytree(self.home(name), copy, dirs_exist_ok=True)
         return copy.name
 
-    def tamper(self, log: Path) -> int:
-        """Flips one byte of the last record but one; which record it is."""
-        from talos.chain.record import HEADER_BYTES, LINK_BYTES, PREFIX_BYTES
-
-        data = bytearray((log / "log").read_bytes())
-        starts, position = [], HEADER_BYTES
-        while position < len(data):
-            starts.append(position)
-            position += PREFIX_BYTES + int.from_bytes(data[position : position + PREFIX_BYTES], "big") + LINK_BYTES
-        index = max(len(starts) - 1, 1)
-        data[starts[index - 1] + PREFIX_BYTES + 40] ^= 0x01
-        (log / "log").write_bytes(data)
-        return index
+    def tamper(self, chain: Path) -> int:
+        """Flips one byte of the last entry in a block; which entry of the log it is."""
+        with contextlib.closing(sqlite3.connect(chain / "chain.db", isolation_level=None)) as db:
+            height, first, items = db.execute(
+                "SELECT height, first_index, items FROM header JOIN body USING(height) ORDER BY height DESC LIMIT 1"
+            ).fetchone()
+            data, at, number = bytearray(items), 0, -1
+            while at < len(data):
+                start, number = at + 2, number + 1
+                middle = start + int.from_bytes(data[at:start], "big")
+                at = middle + 4 + int.from_bytes(data[middle : middle + 4], "big")
+            data[start + 30] ^= 0x01
+            db.execute("UPDATE body SET items=? WHERE height=?", (bytes(data), height))
+        return int(first) + number
 
     def stop_serving(self, serving: subprocess.Popen[bytes]) -> int | None:
         """Ends `mcp-serve` as a service manager would; its exit code, None when it had to be killed."""

@@ -8,7 +8,7 @@ from hashlib import sha256
 import pytest
 
 from talos.abc import AuditEntry, Direction, EntryKind
-from talos.chain.file_log import LogKeys
+from talos.chain import ChainKeys
 from talos.identity.keys import PrivateKey
 
 MakeEntry = Callable[..., AuditEntry]
@@ -18,9 +18,13 @@ def k_priv(random: bytes) -> bytes:
     return sha256(b"a wallet" + random).digest()
 
 
+def audit_seed(random: bytes) -> bytes:
+    return sha256(b"an author" + random).digest()
+
+
 @pytest.fixture
-def keys() -> LogKeys:
-    return LogKeys(k_priv, PrivateKey.from_seed(b"\x02" * 32))
+def keys() -> ChainKeys:
+    return ChainKeys(k_priv, audit_seed, PrivateKey.from_seed(b"\x02" * 32))
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import os
+import sqlite3
 import stat
+from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +17,8 @@ import pytest
 import trio
 from jsonschema import Draft202012Validator
 
-from talos.chain import LogKeys, open_file_log, open_slot
+from talos.chain import ChainConfig, ChainKeys, ChainReader, open_chain, open_slot
+from talos.chain.block import decode_items
 from talos.chain.entry import Entry, meta_commit
 from talos.cli import calls
 from talos.cli.main import main
@@ -84,12 +87,12 @@ def recorded(tmp_path: Path) -> Recorded:
     home.prepare()
     wallet = Wallet.new("Alice", now_ms=NOW)
     create(home, wallet, None)
-    keys = LogKeys(wallet.k_priv, wallet.identity)
+    keys = ChainKeys.of(wallet)
     lent = Writer(wallet.peer_id, connects=False, start=NOW)
     used = Writer(wallet.peer_id, connects=True, start=NOW + 1000)
 
     async def write() -> None:
-        async with open_file_log(home.audit, keys=keys) as log:
+        async with open_chain(None, ChainConfig(), keys, directory=home.chain) as log:
             await log.record(lent.event(MetaType.OPENED, server="files"))
             await log.record_many(
                 [
@@ -112,7 +115,7 @@ def recorded(tmp_path: Path) -> Recorded:
                 wallet.peer_id, PEER, session=os.urandom(16), salt=os.urandom(32), now_ms=lent.now + 1, reason="refused", count=3,
             )  # fmt: skip
             await log.record(refusal)
-        async with open_slot(home.mcp_connect, "", keys=keys) as log:
+        async with open_slot(home.mcp_connect, "", config=ChainConfig(), keys=keys) as log:
             await log.record(used.event(MetaType.OPENED, server="calc"))
             await log.record_many(
                 [
@@ -144,9 +147,9 @@ def test_each_request_stands_with_its_answer(recorded: Recorded, capsys: pytest.
     requests = [row for row in rows if row["type"] == "request"]
     told = ("log", "side", "server", "seq", "method", "tool", "decision", "reason", "duration_ms", "error_code", "ok")
     assert [tuple(row[name] for name in told) for row in requests] == [
-        ("audit", "serve", "files", 1, "tools/call", "read_file", "forwarded", None, 12, None, True),
-        ("audit", "serve", "files", 3, "tools/call", "write_\x1b[31mfile", "forwarded", None, 9, 7, False),
-        ("audit", "serve", "files", 4, "tools/call", "slow", "forwarded", None, None, None, False),
+        ("chain", "serve", "files", 1, "tools/call", "read_file", "forwarded", None, 12, None, True),
+        ("chain", "serve", "files", 3, "tools/call", "write_\x1b[31mfile", "forwarded", None, 9, 7, False),
+        ("chain", "serve", "files", 4, "tools/call", "slow", "forwarded", None, None, None, False),
         ("default-1", "connect", "calc", 1, "tools/call", "add", "answered", "tool", None, None, False),
     ]
     assert {row["peer_id"] for row in rows} == {str(PEER)}
@@ -208,12 +211,12 @@ def test_following_shows_what_comes(
     recorded: Recorded, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each look at the logs is one `sleep`; the second writes, the third stops."""
-    keys = LogKeys(recorded.wallet.k_priv, recorded.wallet.identity)
+    keys = ChainKeys.of(recorded.wallet)
     later = Writer(recorded.wallet.peer_id, connects=False, start=NOW + 5000)
     looks: list[float] = []
 
     async def write() -> None:
-        async with open_file_log(recorded.home.audit, keys=keys) as log:
+        async with open_chain(None, ChainConfig(), keys, directory=recorded.home.chain) as log:
             await log.record(later.line(Way.UP, request(1, "late_tool")))
             await log.record(later.line(Way.DOWN, answer(1), answers=1))
 
@@ -229,45 +232,54 @@ def test_following_shows_what_comes(
     assert [row["tool"] for row in lines(capsys)] == ["late_tool"]
 
 
+def damage(directory: Path) -> int:
+    """Flips a byte of the last entry; its number in the log."""
+    with closing(sqlite3.connect(directory / "chain.db", isolation_level=None)) as db:
+        height, first, items = db.execute(
+            "SELECT height, first_index, items FROM header JOIN body USING(height) ORDER BY height DESC LIMIT 1"
+        ).fetchone()
+        data = bytearray(items)
+        data[-10] ^= 1
+        db.execute("UPDATE body SET items=? WHERE height=?", (bytes(data), height))
+        return int(first + len(decode_items(items)) - 1)
+
+
 def test_verify_names_the_first_bad_record(recorded: Recorded, capsys: pytest.CaptureFixture[str]) -> None:
     assert recorded.talos("audit", "verify") == 0
     out = capsys.readouterr().out
-    assert "audit  11 records in order" in out
-    assert "default-1  3 records in order" in out
+    assert "chain  12 entries in 2 blocks in order" in out
+    assert "default-1  4 entries in 2 blocks in order" in out
     assert recorded.talos("audit", "verify", "--json") == 0
-    assert lines(capsys) == [
-        {"v": 1, "kind": "verification", "ok": True, "checked": 14, "first_bad": None, "log": None}
+    assert [(row["ok"], row["checked"], row["first_bad"]) for row in lines(capsys)] == [
+        (True, 12, None),
+        (True, 4, None),
     ]
-    path = recorded.home.audit / "log"
-    data = bytearray(path.read_bytes())
-    data[-40] ^= 1
-    path.write_bytes(data)
+    index = damage(recorded.home.chain)
     assert recorded.talos("audit", "verify") == 8
-    assert "record 11 " in capsys.readouterr().err
-    assert recorded.talos("audit", "verify", str(recorded.home.audit), "--json") == 8
+    assert f"block 1, entry {index}: " in capsys.readouterr().err
+    assert recorded.talos("audit", "verify", str(recorded.home.chain), "--json") == 8
     captured = capsys.readouterr()
     found = json.loads(captured.out)
-    assert (found["ok"], found["first_bad"]["index"]) == (False, 11)
+    assert (found["ok"], found["first_bad"]["index"]) == (False, index)
     assert json.loads(captured.err)["code"] == "verification_failed"
     assert recorded.talos("audit") == 8, "rows are read from checked records alone"
 
 
-def test_verify_of_a_log_that_is_none(recorded: Recorded, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "log").write_bytes(b"")
-    assert recorded.talos("audit", "verify", str(tmp_path), "--json") == 8
-    assert json.loads(capsys.readouterr().out)["first_bad"]["index"] is None
-    assert recorded.talos("audit", "verify", str(tmp_path / "nothing")) == 7
+def test_verify_of_a_chain_that_is_none(recorded: Recorded, tmp_path: Path) -> None:
+    assert recorded.talos("audit", "verify", str(tmp_path / "nothing")) == 1
 
 
 def test_export_opens_each_entry(recorded: Recorded, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "out.jsonl"
     assert recorded.talos("audit", "export", str(file)) == 0
-    assert "14 entries" in capsys.readouterr().err
+    assert "16 entries" in capsys.readouterr().err
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     for line in file.read_text().splitlines():
         row = checked(line)
-        entry, meta = base64.b64decode(row["entry_b64"]), base64.b64decode(row["meta_b64"])
+        entry, meta = base64.b64decode(row["entry_b64"]), base64.b64decode(row["meta_b64"] or b"")
         assert sha256(b"\x00" + entry).hexdigest() == row["leaf"]
+        if row["type"] == "config":
+            continue
         assert meta_commit(bytes.fromhex(row["salt"]), meta) == Entry.decode(entry).meta_commit
     before = file.read_text()
     assert recorded.talos("audit", "export", str(file)) == 9
@@ -276,8 +288,7 @@ def test_export_opens_each_entry(recorded: Recorded, tmp_path: Path, capsys: pyt
 
 
 def test_export_leaves_nothing_of_a_damaged_log(recorded: Recorded, tmp_path: Path) -> None:
-    path = recorded.home.audit / "log"
-    path.write_bytes(path.read_bytes()[:-1])
+    damage(recorded.home.chain)
     assert recorded.talos("audit", "export", str(tmp_path / "out.jsonl")) == 8
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["home"]
 
@@ -292,13 +303,13 @@ def test_a_home_without_logs_has_no_calls(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_open_requests_are_bounded(recorded: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
-    from talos.chain import read_log
     from talos.cli.calls import CallReader
 
     monkeypatch.setattr(calls, "MAX_OPEN", 1)
     monkeypatch.setattr(calls, "MAX_SESSIONS", 1)
-    reader = CallReader("audit", "serve", recorded.wallet.peer_id)
-    early = [row for record in read_log(recorded.home.audit, recorded.wallet.k_priv) for row in reader.receive(record)]
+    reader = CallReader("chain", "serve", recorded.wallet.peer_id)
+    with ChainReader(recorded.home.chain, ChainKeys.of(recorded.wallet)) as chain:
+        early = [row for record in chain.records() for row in reader.receive(record)]
     assert next(row.tool for row in early if row.type == "request") == "read_file"
     assert len(early) == 9, "all but the answers that found their request"
 

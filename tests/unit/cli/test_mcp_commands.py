@@ -141,7 +141,7 @@ async def test_a_call_through_both_commands(make_session: MakeSession) -> None:
         code, out = await connect(bob, str(owner.peer_id), PING, addrs=(bare,), audit="off")
         assert code == 0
     assert any(bob.home.mcp_connect.iterdir())
-    assert alice.home.audit.is_dir()
+    assert alice.home.chain.is_dir()
 
 
 async def test_ready_in_words_names_what_to_type_there(make_session: MakeSession) -> None:
@@ -259,17 +259,6 @@ def test_mcp_connect_is_a_program(talos_: Talos, monkeypatch: pytest.MonkeyPatch
 def test_what_serve_refuses_before_it_starts(talos_: Talos, arguments: tuple[str, ...], message: str) -> None:
     talos_("init", "--name", "A")
     assert message in talos_("mcp-serve", *arguments).err
-
-
-def test_where_to_listen() -> None:
-    from talos.cli.config import NodeConfig
-
-    everywhere = ("/ip4/0.0.0.0/tcp/8766", "/ip6/::/tcp/8766")
-    assert mcp_serve._listen(NodeConfig(), None, ()) == everywhere
-    assert mcp_serve._listen(NodeConfig(port=1), None, ()) == ("/ip4/0.0.0.0/tcp/1", "/ip6/::/tcp/1")
-    assert mcp_serve._listen(NodeConfig(listen=("/x",)), None, ()) == ("/x",)
-    assert mcp_serve._listen(NodeConfig(listen=("/x",)), 0, ()) == ("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0")
-    assert mcp_serve._listen(NodeConfig(listen=("/x",)), None, ("/y",)) == ("/y",)
 
 
 def test_the_policy_file_of_the_home(tmp_path: Path) -> None:
