@@ -179,7 +179,11 @@ class Server:
                 state.clock(),
                 address_group(connection.remote_addr),
             )
-            state.keep_provider(stored)
+            try:
+                state.keep_provider(stored)
+            except RecordRejected:
+                # Nobody waits for an answer; what comes behind it on the stream is another matter.
+                self.counters["providers refused"] += 1
             break
         return request if state.config.add_provider_echo else None
 

@@ -98,7 +98,7 @@ async def open_dht(
     config: DhtConfig | None = None,
     *,
     store: Path | None = None,
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] | None = None,
 ) -> AsyncIterator[Dht]:
     """A DHT peer for the length of the block; the host asks it for addresses of peers that it has to dial.
 
@@ -110,7 +110,7 @@ async def open_dht(
     journal = open_journal(store)
     try:
         async with background() as nursery:
-            dht = Dht(DhtState(host, config, journal, clock), nursery)
+            dht = Dht(DhtState(host, config, journal, clock or _unix_seconds), nursery)
             with dht.modes, host.using(dht), host.observe(dht.upkeep.observe):
                 dht.start(nursery)
                 yield dht
@@ -138,6 +138,7 @@ class Dht:
         """Begins what runs in the background; `open_dht` does."""
         nursery.start_soon(self.state.journal.write)
         nursery.start_soon(self.upkeep.run)
+        nursery.start_soon(self.upkeep.sweep)
         nursery.start_soon(self._publisher.run)
 
     def __repr__(self) -> str:
@@ -330,6 +331,10 @@ class Dht:
             TablePeer(peer, self.state.addrs_of(peer), common_prefix(table.own_kad, kad_id(peer.raw))) for peer in table
         ]
         return sorted(members, key=lambda member: member.bucket)
+
+
+def _unix_seconds() -> float:
+    return time.time()
 
 
 def _check_key(key: bytes) -> None:

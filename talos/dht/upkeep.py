@@ -99,7 +99,6 @@ class Upkeep:
 
     async def run(self) -> None:
         """A round at once, then whenever one is due, for ever."""
-        self._nursery.start_soon(self._sweep)
         owner = Owner("dht upkeep", self._state.host.emit)
         while True:
             await contain(owner, self.refresh)
@@ -178,10 +177,11 @@ class Upkeep:
             return "none configured"
         if self.failures:
             seconds = max(0, math.ceil(self._next_round - trio.current_time()))
-            return "unreachable, trying" if self._round else f"unreachable, next try in {seconds} s"
+            return "unreachable, trying" if self._round is not None else f"unreachable, next try in {seconds} s"
         return "ok" if self.last_refresh is not None else "starting"
 
-    async def _sweep(self) -> None:
+    async def sweep(self) -> None:
+        """Closes streams that are not used, for ever."""
         while True:
             await trio.sleep(SWEEP_SECONDS)
             self._requests.sweep(trio.current_time())

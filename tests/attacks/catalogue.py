@@ -76,6 +76,24 @@ ROWS = [
     Row("DH02", "records of another peer, older, of another domain", "ignored and counted"),
     Row("DH03", "a flood of identify pushes", "32 at once, 1/s a peer, then reset with 0x1003"),
     Row(
+        "DH04",
+        "PUT_VALUE without or with an unknown namespace, badly signed, of 10 KiB + 1 and 64 KiB + 1",
+        "reset with 0x1004, nothing stored",
+    ),
+    Row("DH05", "300,000 valid PUTs and ADD_PROVIDERs", "64 values, 1,024 provider records, 8 MiB on disk"),
+    Row("DH06", "ADD_PROVIDER for others, without addresses, a thousand times", "one row, its own"),
+    Row(
+        "DH07",
+        "answers FIND_NODE with 1,000 and 10,000 peers, the asker, itself, peers without addresses",
+        "20 asked, each once, never itself; past 64 KiB none",
+    ),
+    Row("DH08", "200 sybils in one /16, 20 at one address", "3 in the table, 2 in a bucket"),
+    Row("DH09", "20 and 60 sybils nearest to a key of 1,000 nodes", "95 % of the region's records are found"),
+    Row("DH10", "30 % of the nodes drop or lie", "99 % of lookups succeed"),
+    Row("DH11", "half of the nodes are replaced within an hour", "99 % of lookups succeed"),
+    Row("DH12", "an expired record; the clock is set 49 h on or back", "refused; not served"),
+    Row("DH13", "a bootstrap list of the dead and the malicious", "tried again, ever more rarely, and told by status"),
+    Row(
         "GS01", "sends what is not its author's: unsigned, another's, replayed, signed where nobody signs", "Reject, P4"
     ),
     Row("GS02", "100,000 subscriptions; 349,525 in one frame of 4 MB", "at most 100 kept; refused; gone with the peer"),

@@ -4,11 +4,12 @@ SETTINGS is a JSON object, all of it optional: `listen` (addresses), `yamux` (fi
 LimitsConfig; those of a scope, of `ip`, `dialing` and `manager` as objects), `timeouts` (fields of TimeoutsConfig), `log` (a level),
 `descriptors` (RLIMIT_NOFILE), `gate` and `observer` (`raise`), `late` (LateNoise beside the stack's security),
 `limit` (`raise`), `resolver` (`hang`), `scaled` (limits for so many bytes of memory), `gossip` (fields of GossipConfig, its
-limits as an object: speaks gossip, reads the topic FLEET and judges it).
+limits as an object: speaks gossip, reads the topic FLEET and judges it), `dht` (fields of DhtConfig, its limits as an object, `bootstrap`
+as texts, `store` a path).
 
 Commands: `status`; `peer` (what is stored of it); `visit` (echoes `size` bytes with a connected `peer`); `calm` (forgets the peak of memory and the worst loop delay); `release` (the protocol HOLD begins
 to read); `dial` with `addrs` and perhaps `peer`; `dial each` of `addrs`; `hoard` and `share` (takes all
-descriptors, gives them back); `shift` (the wall clock, by `seconds`); `publish` (`count` messages of `size` bytes in FLEET).
+descriptors, gives them back); `shift` (the wall clock, by `seconds`); `publish` (`count` messages of `size` bytes in FLEET); `find peer` by the DHT; `value` that it has under `key` (hex).
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import fields, is_dataclass, replace
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ import trio
 from interop.stack import node_config
 from talos.abc import Verdict
 from talos.addr import parse
-from talos.errors import DialError, TalosError
+from talos.errors import DialError, PeerNotFound, TalosError
 from talos.gossip import GossipConfig, GossipLimits, SignaturePolicy, open_gossip, sha256_of_data
 from talos.host.block import background
 from talos.host.config import NodeConfig, TimeoutsConfig
@@ -48,11 +49,13 @@ from tests.attacks.hostile import LateNoise
 from tests.attacks.nodes import ECHO, FAIL, HOLD, SIP, commands, exchange
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from multiaddr import Multiaddr
 
     from talos.abc import Event, GateStep, Stream, TopicMessage
+    from talos.dht import Dht
     from talos.gossip import Gossip
     from talos.host.node import Node
     from talos.identify import IdentifyService
@@ -154,6 +157,7 @@ class Victim:
         self.handlers = Handlers()
         self.delay = LoopDelay()
         self.observer = observer
+        self.dht: Dht | None = None
         self.hoarded: list[int] = []
 
     def hoard(self) -> None:
@@ -183,6 +187,12 @@ class Victim:
                 return await self.dial_each(command["addrs"])
             case "dial":
                 return await self.dial(command["addrs"], command.get("peer"))
+            case "find peer":
+                return await self.find_peer(PeerId.parse(command["peer"]))
+            case "value":
+                assert self.dht is not None
+                value = await self.dht.get_value(bytes.fromhex(command["key"]), quorum=1)
+                return {"value": None if value is None else value.hex()}
             case "peer":
                 return self.known(PeerId.parse(command["peer"]))
             case "publish":
@@ -200,6 +210,19 @@ class Victim:
             async for message in messages:
                 self.heard.append(message.data.decode("utf-8", "replace"))
                 del self.heard[:-MAX_HEARD]
+
+    async def find_peer(self, peer: PeerId) -> dict[str, Any]:
+        """Where it is said to be, and how many were asked."""
+        assert self.dht is not None
+        asked: list[str] = []
+        addrs: Sequence[Multiaddr] = ()
+        try:
+            addrs = await self.dht.find_peer(
+                peer, trace=lambda step: asked.append(str(step.peer)) if step.kind == "ask" else None
+            )
+        except PeerNotFound:
+            pass
+        return {"addrs": [str(addr) for addr in addrs], "asked": asked}
 
     async def dial(self, addrs: list[str], peer: str | None) -> dict[str, Any]:
         """How long it took, and what came of it."""
@@ -275,6 +298,7 @@ class Victim:
             "loop_delay": self.delay.worst,
             "events": dict(self.observer.events),
             "peers": list(self.observer.peers),
+            **({"dht": asdict(self.dht.status())} if self.dht is not None else {}),
         }
 
 
@@ -356,6 +380,22 @@ def gossip_config_of(settings: dict[str, Any]) -> GossipConfig:
     return GossipConfig(limits=limits, policy=policy, message_id=message_id, **changes)
 
 
+def dht_of(node: Node, settings: dict[str, Any]) -> AbstractAsyncContextManager[Dht]:
+    """A DHT server in a swarm where `/example/` holds anything."""
+    from talos.dht import TALOS_KAD, DhtConfig, DhtLimits, DhtMode, accept_anything, default_namespaces, open_dht
+
+    settings = dict(settings)
+    store = settings.pop("store", None)
+    config = DhtConfig(
+        mode=DhtMode.SERVER,
+        namespaces={**default_namespaces(TALOS_KAD), "example": accept_anything()},
+        limits=DhtLimits(**settings.pop("limits", {})),
+        bootstrap=tuple(map(parse, settings.pop("bootstrap", ()))),
+        **settings,
+    )
+    return open_dht(node, config, store=None if store is None else Path(store))
+
+
 @asynccontextmanager
 async def open_services(
     config: NodeConfig, gossip: dict[str, Any] | None
@@ -381,6 +421,7 @@ async def main() -> None:
         aclosing(commands()) as asked,
         open_services(config_of(settings), settings.get("gossip")) as (node, identify, gossip),
         background() as nursery,
+        AsyncExitStack() as stack,
     ):
         victim = Victim(node, identify, gossip, Observer(raising=settings.get("observer") == "raise"))
         if gossip is not None:
@@ -392,6 +433,8 @@ async def main() -> None:
         node.handle(SIP)(victim.handlers.sip)
         node.handle(FAIL)(victim.handlers.fail)
         nursery.start_soon(victim.delay.watch)
+        if "dht" in settings:
+            victim.dht = await stack.enter_async_context(dht_of(node, settings["dht"]))
         with node.observe(victim.observer):
             print(json.dumps({"addrs": [str(addr) for addr in node.addrs]}), flush=True)
             async for command in asked:
