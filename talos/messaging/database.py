@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import trio
 
-from talos.errors import MessagingError, StoreFailed, StoreFull
+from talos.errors import MessagingError, StoreFailed, StoreFull, TalosError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["Database", "StoreClosed", "open_database"]
+__all__ = ["Database", "Job", "StoreClosed", "open_database"]
 
 T = TypeVar("T")
 
@@ -35,7 +35,9 @@ class StoreClosed(MessagingError):
 
 
 @dataclass(slots=True, eq=False)
-class _Job(Generic[T]):
+class Job(Generic[T]):
+    """Something to be written."""
+
     function: Callable[[sqlite3.Connection], T]
     done: trio.Event = field(default_factory=trio.Event)
     value: T | None = None
@@ -52,7 +54,7 @@ class Database:
         self._writer.executescript(schema)
         self._reader = _connect(path)
         self._reader.execute("PRAGMA query_only = ON")
-        self._waiting: deque[_Job[Any]] = deque()
+        self._waiting: deque[Job[Any]] = deque()
         self._wake = trio.Event()
         self._thread = trio.CapacityLimiter(1)
         self.failed: StoreFailed | None = None
@@ -61,8 +63,8 @@ class Database:
     async def write(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Runs `function` in a transaction, in the order of the calls; durable on return.
 
-        Several calls share a transaction, and one that raises undoes only its own changes. Cancelling the caller
-        does not undo it. StoreFull, StoreFailed or StoreClosed.
+        Several calls share a transaction, and one that raises a TalosError undoes only its own changes. Cancelling
+        the caller does not undo it. StoreFull, StoreFailed or StoreClosed.
         """
         job = self.write_soon(function)
         await job.done.wait()
@@ -70,9 +72,9 @@ class Database:
             raise job.error
         return job.value  # type: ignore[return-value] # T itself may be None
 
-    def write_soon(self, function: Callable[[sqlite3.Connection], T]) -> _Job[T]:
+    def write_soon(self, function: Callable[[sqlite3.Connection], T]) -> Job[T]:
         """As `write`, without waiting: `done` is set once it is durable, or `error` says why not."""
-        job: _Job[T] = _Job(function)
+        job: Job[T] = Job(function)
         self._waiting.append(job)
         self._wake.set()
         return job
@@ -107,7 +109,7 @@ class Database:
         self._reader.close()
         self._writer.close()
 
-    def _commit(self, group: list[_Job[Any]]) -> None:
+    def _commit(self, group: list[Job[Any]]) -> None:
         """In the writer's thread; a failure of the transaction is the failure of each of its jobs."""
         if self.failed is not None:
             _fail(group, self.failed)
@@ -157,17 +159,17 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _run(connection: sqlite3.Connection, job: _Job[Any]) -> None:
+def _run(connection: sqlite3.Connection, job: Job[Any]) -> None:
     connection.execute("SAVEPOINT job")
     try:
         job.value = job.function(connection)
-    except MessagingError as error:
+    except TalosError as error:
         job.error = error
         connection.execute("ROLLBACK TO job")
     connection.execute("RELEASE job")
 
 
-def _fail(group: list[_Job[Any]], error: BaseException) -> None:
+def _fail(group: list[Job[Any]], error: BaseException) -> None:
     for job in group:
         job.error = error
 

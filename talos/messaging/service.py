@@ -1,0 +1,362 @@
+"""Messages between identities: sealed end to end, kept before they are sent, acknowledged by signed receipts."""
+
+from __future__ import annotations
+
+import random as random_module
+import time
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from talos.errors import LocalProtocolError, RecipientUnknown
+from talos.host.block import background
+from talos.messaging.code import AckState, MessageType
+from talos.messaging.composer import Composer
+from talos.messaging.config import MessagingConfig
+from talos.messaging.content import MAX_BODY_BYTES, Ack, AckItem, Text
+from talos.messaging.courier import Courier
+from talos.messaging.database import open_database
+from talos.messaging.frames import PROTOCOL_ID
+from talos.messaging.intake import Intake
+from talos.messaging.keybook import KeyBook
+from talos.messaging.people import Everybody
+from talos.messaging.receiver import Receiver
+from talos.messaging.rows import RowCipher
+from talos.messaging.state import State
+from talos.messaging.store import SCHEMA, MessageState, Store
+from talos.messaging.turns import Turns
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
+
+    from talos.abc import AuditLog, Host, RecordStore
+    from talos.identity.peer_id import PeerId
+    from talos.messaging.intake import Handler
+    from talos.messaging.payload import ChunkInfo
+    from talos.messaging.people import Acquaintances, Keyring
+    from talos.messaging.store import OutboxRow, StoredMessage, WaitingLetter
+
+__all__ = ["HistoryQuery", "Incoming", "Messaging", "Outgoing", "open_messaging"]
+
+HOUSEKEEPING_SECONDS = 3600.0
+PAGE = 256
+
+
+class Incoming(NamedTuple):
+    """A text that came, in its turn."""
+
+    sender: PeerId
+    id: bytes
+    body: bytes
+    media_type: str
+    subject: str
+    sent_ms: int
+    mark: str
+    """`gap` or `fork` where something before it is missing or was replaced, else empty."""
+    message: StoredMessage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryQuery:
+    """Which part of the history; newest first unless `oldest_first`."""
+
+    peer: PeerId | None = None
+    since_ms: int = 0
+    until_ms: int | None = None
+    search: str = ""
+    """Text that is in it, whatever the case."""
+    types: frozenset[int] = frozenset()
+    oldest_first: bool = False
+
+
+class Outgoing:
+    """A message of ours on its way."""
+
+    def __init__(self, state: State, message: StoredMessage) -> None:
+        self._state = state
+        self._first = message
+        self.id = message.id
+        self.to = message.peer
+
+    @property
+    def message(self) -> StoredMessage:
+        """As the store has it now."""
+        return self._state.store.message(self._state.me, self.id) or self._first
+
+    @property
+    def state(self) -> MessageState:
+        return self.message.state
+
+    async def wait(self, until: MessageState = MessageState.DELIVERED) -> StoredMessage:
+        """Returns when it is that far, or over; cancel it to stop waiting."""
+        while True:
+            message = self.message
+            if message.state >= until or message.state.final:
+                await trio.lowlevel.checkpoint()
+                return message
+            await self._state.watch.change_of(self.id)
+
+
+@asynccontextmanager
+async def open_messaging(
+    host: Host,
+    keyring: Keyring,
+    config: MessagingConfig | None = None,
+    *,
+    directory: Path,
+    audit: AuditLog,
+    records: RecordStore | None = None,
+    people: Acquaintances | None = None,
+    now_ms: Callable[[], int] | None = None,
+    random: random_module.Random | None = None,
+) -> AsyncIterator[Messaging]:
+    """Messages of the host's identity for the length of the block; what waits in the outbox is tried at once.
+
+    The store is `messages.db` in `directory`, which one process at a time may open: the caller holds its lock.
+    StoreFailed when it cannot be opened; AuditError when what was written before cannot be recorded.
+    """
+    if keyring.identity.public_key != host.key.public_key:
+        raise LocalProtocolError("messages are sent under the identity of their host")
+    clock = now_ms or (lambda: time.time_ns() // 1_000_000)
+    with open_database(directory / "messages.db", SCHEMA) as database:
+        store = Store(database, RowCipher(keyring.store_key))
+        state = State(
+            host=host,
+            keyring=keyring,
+            config=config or MessagingConfig(),
+            audit=audit,
+            store=store,
+            book=KeyBook(host, keyring, store, records, clock),
+            people=people or Everybody(),
+            now_ms=clock,
+            random=random or random_module.Random(),  # noqa: S311 - spreads retries
+        )
+        async with background() as nursery:
+            messaging = Messaging(state)
+            nursery.start_soon(database.run)
+            await messaging.mend()
+            with ExitStack() as mounted:
+                messaging.mount(mounted)
+                messaging.start(nursery)
+                yield messaging
+
+
+class Messaging:
+    """Made by `open_messaging`. Calls may come from several tasks."""
+
+    _nursery: trio.Nursery
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._incoming, self._received = trio.open_memory_channel[Incoming](0)
+        self._feeding = False
+        self._composer = Composer(state)
+        self._turns = Turns(state)
+        self._intake = Intake(state, self._composer, self._turns)
+        self._courier = Courier(state, self._composer, self._intake.take_ack)
+        self._receiver = Receiver(state, self._intake)
+
+    async def mend(self) -> None:
+        """Records what a crash has left unrecorded, before anything else happens; `open_messaging` does."""
+        state = self._state
+        for message in state.store.unrecorded():
+            if any(message.sealed_hash):
+                rows = state.store.outbox(after=message.number - 1, limit=1)
+                envelope = rows[0].envelope if rows and rows[0].number == message.number else b""
+                await state.record(message, envelope)
+
+    def mount(self, stack: ExitStack) -> None:
+        """Serves for the length of the stack; `open_messaging` does."""
+        host = self._state.host
+        stack.enter_context(host.mounted(PROTOCOL_ID, self._receiver.serve, limited=True))
+        stack.enter_context(self._state.book.serving())
+        stack.enter_context(host.observe(self._courier.observe))
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Begins what runs in the background; `open_messaging` does."""
+        self._nursery = nursery
+        nursery.start_soon(self._turns.run)
+        nursery.start_soon(self._courier.run)
+        nursery.start_soon(self._keep_house)
+
+    # ------------------------------------------------------------------------------- sending
+
+    async def send(
+        self,
+        to: PeerId,
+        body: str | bytes,
+        *,
+        media_type: str = "text/plain",
+        ttl_s: int = 0,
+        reply_to: bytes = b"",
+        subject: str = "",
+    ) -> Outgoing:
+        """A text that is durable and recorded on return; it is delivered when that can be, within 14 days or `ttl_s`.
+
+        LocalProtocolError for a body over 64 KiB, RecipientUnknown for a peer that cannot have messages, LimitExceeded
+        where the outbox is full, AuditError where nothing can be recorded: then nothing is sent.
+        """
+        data = body.encode() if isinstance(body, str) else body
+        if len(data) > MAX_BODY_BYTES:
+            raise LocalProtocolError(f"a text of {len(data)} bytes; {MAX_BODY_BYTES} fit, files are for more")
+        text = Text(body=data, media_type=media_type, reply_to=reply_to, subject=subject)
+        return await self.post(to, MessageType.TEXT, text.encode(), ttl_s=ttl_s)
+
+    async def post(self, to: PeerId, message_type: int, content: bytes, *, ttl_s: int = 0) -> Outgoing:
+        """As `send`, for content of any counted type."""
+        message = await self._composer.post(to, message_type, content, ttl_s=ttl_s)
+        self._courier.wake(to)
+        return Outgoing(self._state, message)
+
+    async def post_now(
+        self, to: PeerId, message_type: int, content: bytes, *, chunk_info: ChunkInfo | None = None
+    ) -> None:
+        """Sends what is neither counted nor kept, once: a chunk of a live stream, an acknowledgement.
+
+        RecipientUnknown while no key of `to` is known, LimitExceeded when 1,024 wait.
+        """
+        record = self._state.book.known(to) or await self._state.book.find(to)
+        if record is None:
+            raise RecipientUnknown(f"no encryption key of {to} is known")
+        self._courier.express(to, self._composer.sealed_now(to, record, message_type, content, chunk_info))
+
+    def outbox(self) -> list[OutboxRow]:
+        """The first thousand of what waits."""
+        return self._state.store.outbox(limit=1000)
+
+    def retry(self, to: PeerId) -> None:
+        """Tries now what waits for this peer."""
+        self._courier.wake(to)
+
+    async def cancel(self, message_id: bytes) -> bool:
+        """Gives up a message that is not delivered; False when it is, or there is none."""
+        message = self._state.store.message(self._state.me, message_id)
+        if message is None or message.state not in (MessageState.QUEUED, MessageState.SENT, MessageState.STORED):
+            return False
+        await self._state.settle(message, MessageState.EXPIRED)
+        return True
+
+    # ------------------------------------------------------------------------------- receiving
+
+    @contextmanager
+    def handling(self, message_type: int, handler: Handler) -> Iterator[None]:
+        """Asks `handler` what becomes of messages of this type, for the length of the block.
+
+        It is asked when the message is durable and recorded, and again when its acknowledgement may have been lost:
+        it has to give the same verdict then. What it raises ends the peer's stream.
+        """
+        if message_type in self._intake.handlers:
+            raise LocalProtocolError(f"messages of type {message_type} are handled already")
+        self._intake.handlers[message_type] = handler
+        try:
+            yield
+        finally:
+            del self._intake.handlers[message_type]
+
+    def received(self) -> trio.MemoryReceiveChannel[Incoming]:
+        """Texts in their turn, from where the last reader stopped; nothing is dropped, what is not taken waits.
+
+        The same channel at each call. After a crash the last one taken may come again.
+        """
+        if not self._feeding:
+            self._feeding = True
+            self._nursery.start_soon(self._feed)
+        return self._received
+
+    async def _feed(self) -> None:
+        store = self._state.store
+        while True:
+            arrival = self._state.watch.arrival
+            for turn, message in store.shown(store.cursor(), PAGE):
+                if message.payload.type == MessageType.TEXT:
+                    await self._incoming.send(_incoming(message))
+                await store.database.write(partial(store.set_cursor, turn=turn))
+            await arrival.wait()
+
+    async def mark_read(self, sender: PeerId, message_id: bytes) -> None:
+        """The owner has seen it; its sender is told where the configuration says so."""
+        state = self._state
+        key = sender.public_key()
+        message = None if key is None else state.store.message(key.data, message_id)
+        if message is None or not message.incoming or message.read_ms:
+            return
+        read = replace(message, read_ms=state.now_ms())
+        await state.store.database.write(lambda c: state.store.set_message(c, read))
+        if state.config.read_receipts:
+            item = AckItem(id=message.id, digest=message.digest, state=AckState.READ)
+            await self.post_now(sender, MessageType.ACK, Ack((item,)).encode())
+
+    def waiting(self) -> list[WaitingLetter]:
+        """Letters of strangers who have not been let in."""
+        return self._state.store.waiting()
+
+    async def admit(self, peer: PeerId) -> int:
+        """Takes in what waits of a stranger, who is told; returns how many letters. Make it a contact first."""
+        acks = await self._intake.admit(peer)
+        for ack in acks:
+            self._courier.express(peer, ack)
+        return len(acks)
+
+    async def decline(self, peer: PeerId) -> None:
+        """Throws away what waits of a stranger."""
+        store = self._state.store
+        for letter in store.waiting(peer):
+            await store.database.write(partial(store.remove_waiting, number=letter.number))
+
+    # ------------------------------------------------------------------------------- looking
+
+    def history(self, query: HistoryQuery | None = None) -> Iterator[StoredMessage]:
+        """Messages both ways; read page by page, so that it may be stopped at any time."""
+        query = query or HistoryQuery()
+        after, before = 0, None if query.oldest_first else 2**62
+        while page := self._state.store.messages(after=after, before=before, peer=query.peer, limit=PAGE):
+            yield from (message for message in page if _matches(message, query))
+            if query.oldest_first:
+                after = page[-1].number
+            else:
+                before = page[-1].number
+
+    def message(self, message_id: bytes, *, sender: PeerId | None = None) -> StoredMessage | None:
+        """One of ours, or of `sender`."""
+        key = None if sender is None else sender.public_key()
+        return self._state.store.message(self._state.me if key is None else key.data, message_id)
+
+    def status(self) -> dict[str, object]:
+        """Where things stand, in plain values."""
+        return {"outbox": self._state.store.outbox_size(), "waiting": len(self._state.store.waiting())}
+
+    async def _keep_house(self) -> None:
+        """Forgets ids that are so old that the clock refuses them."""
+        store, limits = self._state.store, self._state.config.receive
+        while True:
+            now = self._state.now_ms()
+            self._intake.full = await store.database.write(lambda c: store.forget_seen(c, now)) >= limits.seen  # noqa: B023 - awaited here
+            await trio.sleep(HOUSEKEEPING_SECONDS)
+
+
+def _incoming(message: StoredMessage) -> Incoming:
+    text = Text.decode(message.content)
+    assert message.peer is not None, "a text that came has a sender"
+    return Incoming(
+        sender=message.peer,
+        id=message.id,
+        body=text.body,
+        media_type=text.media_type,
+        subject=text.subject,
+        sent_ms=message.payload.timestamp_ms,
+        mark=message.mark,
+        message=message,
+    )
+
+
+def _matches(message: StoredMessage, query: HistoryQuery) -> bool:
+    sent = message.payload.timestamp_ms
+    if sent < query.since_ms or (query.until_ms is not None and sent > query.until_ms):
+        return False
+    if query.types and message.payload.type not in query.types:
+        return False
+    return query.search.casefold() in message.content.decode("utf-8", "replace").casefold()

@@ -1,0 +1,490 @@
+"""What is kept of messages: history, outbox, seen ids, counters, strangers' letters, key records.
+
+Peers and ids are found by keyed hashes and all else is sealed (`talos.messaging.rows`): the file shows how many
+messages there are and when they were sent, no text and no name. Functions that take a connection run inside a
+transaction of `Database.write`; the others read what was committed.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from talos.abc import SignedReceipt
+from talos.errors import LimitExceeded
+from talos.identity.peer_id import PeerId
+from talos.messaging.payload import Payload
+from talos.wire.pb import message_store_pb2 as pb
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator
+
+    from talos.messaging.database import Database
+    from talos.messaging.rows import RowCipher
+
+__all__ = ["SCHEMA", "Flow", "MessageState", "OutboxRow", "Seen", "Store", "StoredMessage", "WaitingLetter"]
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS message (n INTEGER PRIMARY KEY AUTOINCREMENT, k BLOB NOT NULL UNIQUE, peer BLOB NOT NULL,
+    incoming INTEGER NOT NULL, type INTEGER NOT NULL, sent INTEGER NOT NULL, state INTEGER NOT NULL, box BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS message_peer ON message (peer, n);
+CREATE INDEX IF NOT EXISTS message_sent ON message (sent);
+CREATE TABLE IF NOT EXISTS outbox (n INTEGER PRIMARY KEY, peer BLOB NOT NULL, due INTEGER NOT NULL,
+    attempt INTEGER NOT NULL, expires INTEGER NOT NULL, box BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS outbox_peer ON outbox (peer, n);
+CREATE TABLE IF NOT EXISTS held (n INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS inbox (turn INTEGER PRIMARY KEY AUTOINCREMENT, n INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS unrecorded (n INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS seen (k BLOB PRIMARY KEY, until INTEGER NOT NULL, digest BLOB NOT NULL,
+    signature BLOB NOT NULL, n INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS seen_until ON seen (until);
+CREATE TABLE IF NOT EXISTS flow (k BLOB PRIMARY KEY, box BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS waiting (n INTEGER PRIMARY KEY AUTOINCREMENT, peer BLOB NOT NULL, size INTEGER NOT NULL,
+    box BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS waiting_peer ON waiting (peer, n);
+CREATE TABLE IF NOT EXISTS key (peer BLOB PRIMARY KEY, seq INTEGER NOT NULL, box BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS meta (k TEXT PRIMARY KEY, v INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+READ_CURSOR = "received"
+
+
+class MessageState(enum.IntEnum):
+    """How far a message is; numbers only rise until one of the last four ends it."""
+
+    QUEUED = 1
+    SENT = 2
+    """Written to a stream of the recipient's node."""
+    STORED = 3
+    """Kept sealed by the recipient's node until its owner lets us in."""
+    DELIVERED = 4
+    """Verified, opened and durable there; its receipt is signed."""
+    READ = 5
+    FAILED = 6
+    EXPIRED = 7
+    SUPERSEDED = 8
+    """Sealed to a key that the recipient has no more; another message says the same."""
+    RECEIVED = 9
+    """Of a message that came to us."""
+
+    @property
+    def final(self) -> bool:
+        return self in (MessageState.READ, MessageState.FAILED, MessageState.EXPIRED, MessageState.SUPERSEDED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredMessage:
+    """A row of the history."""
+
+    payload: Payload
+    """Of our own messages without the sealed content, which is in the outbox until it is delivered."""
+    content: bytes
+    digest: bytes
+    sealed_hash: bytes
+    incoming: bool
+    state: MessageState
+    peer: PeerId | None = None
+    """The other side; None for a broadcast."""
+    frank: bytes = b""
+    mark: str = ""
+    stored_ms: int = 0
+    settled_ms: int = 0
+    read_ms: int = 0
+    code: int = 0
+    ack_state: int = 0
+    """What we answered to it, or it was answered."""
+    leaf: bytes = b""
+    receipt: SignedReceipt | None = None
+    number: int = 0
+    """Its place in the history; 0 before it has one."""
+
+    @property
+    def id(self) -> bytes:
+        return self.payload.id
+
+
+class OutboxRow(NamedTuple):
+    """What waits to be sent: the finished envelope, the same bytes at every attempt."""
+
+    number: int
+    peer: PeerId
+    envelope: bytes
+    attempt: int
+    due_ms: int
+    expires_ms: int
+
+
+class Seen(NamedTuple):
+    """What is remembered of a message that came."""
+
+    digest: bytes
+    signature: bytes
+    number: int
+
+
+class Flow(NamedTuple):
+    """A counter: of ours towards a conversation, or of a sender's in one epoch."""
+
+    epoch: int
+    next_seq: int
+    last: bytes
+
+
+class WaitingLetter(NamedTuple):
+    """An envelope of a stranger that the owner has not let in."""
+
+    number: int
+    peer: PeerId
+    envelope: bytes
+    since_ms: int
+
+
+class Store:
+    """The tables by their meaning."""
+
+    def __init__(self, database: Database, cipher: RowCipher) -> None:
+        self.database = database
+        self._cipher = cipher
+
+    # ------------------------------------------------------------------------------- history
+
+    def add_message(self, connection: sqlite3.Connection, message: StoredMessage) -> int:
+        """Puts a message into the history, not yet recorded by the audit log; returns its number."""
+        cursor = connection.execute(
+            "INSERT INTO message (k, peer, incoming, type, sent, state, box) VALUES (?, ?, ?, ?, ?, ?, x'')",
+            (
+                self._message_key(message.payload.sender, message.id),
+                self._peer_key(message.peer),
+                message.incoming,
+                message.payload.type,
+                message.payload.timestamp_ms,
+                message.state,
+            ),
+        )
+        number = cursor.lastrowid
+        assert number is not None
+        self._write_box(connection, number, message)
+        connection.execute("INSERT INTO unrecorded VALUES (?)", (number,))
+        return number
+
+    def set_message(self, connection: sqlite3.Connection, message: StoredMessage) -> None:
+        """Writes what changed of a message that has its number."""
+        connection.execute("UPDATE message SET state = ? WHERE n = ?", (message.state, message.number))
+        self._write_box(connection, message.number, message)
+
+    def set_recorded(self, connection: sqlite3.Connection, number: int, leaf: bytes) -> None:
+        """The audit log has it."""
+        connection.execute("DELETE FROM unrecorded WHERE n = ?", (number,))
+        for message in self._messages(connection.execute(f"{_MESSAGE} WHERE n = ?", (number,))):
+            self._write_box(connection, number, replace(message, leaf=leaf))
+
+    def message(self, sender: bytes, message_id: bytes) -> StoredMessage | None:
+        """By its sender's key and its id."""
+        rows = self.database.read(f"{_MESSAGE} WHERE k = ?", self._message_key(sender, message_id))
+        return next(self._messages(rows), None)
+
+    def has_written_to(self, peer: PeerId) -> bool:
+        """Whether we ever sent this peer a message."""
+        rows = self.database.read("SELECT 1 FROM message WHERE peer = ? AND incoming = 0 LIMIT 1", self._peer_key(peer))
+        return next(rows, None) is not None
+
+    def message_at(self, number: int, connection: sqlite3.Connection | None = None) -> StoredMessage | None:
+        """By its place in the history; with a connection as its transaction has it."""
+        query = f"{_MESSAGE} WHERE n = ?"
+        rows = self.database.read(query, number) if connection is None else connection.execute(query, (number,))
+        return next(self._messages(rows), None)
+
+    def messages(
+        self, *, after: int = 0, before: int | None = None, peer: PeerId | None = None, limit: int = 100
+    ) -> list[StoredMessage]:
+        """Up to `limit` of the history, oldest first; before `before`: the newest of those, newest first."""
+        where, values = ["n > ?"], [after]
+        if before is not None:
+            where.append("n < ?")
+            values.append(before)
+        parameters: list[object] = [*values]
+        if peer is not None:
+            where.append("peer = ?")
+            parameters.append(self._peer_key(peer))
+        order = "ASC" if before is None else "DESC"
+        rows = self.database.read(
+            f"{_MESSAGE} WHERE {' AND '.join(where)} ORDER BY n {order} LIMIT ?",
+            *parameters,
+            limit,
+        )
+        return list(self._messages(rows))
+
+    def unrecorded(self) -> list[StoredMessage]:
+        """Those whose audit entry may be missing: the first thing to mend after a crash."""
+        return list(self._messages(self.database.read(f"{_MESSAGE} JOIN unrecorded USING (n) ORDER BY n")))
+
+    # ------------------------------------------------------------------------------- outbox
+
+    def add_outbox(self, connection: sqlite3.Connection, row: OutboxRow, *, per_peer: int, total: int) -> None:
+        """LimitExceeded when so many wait already."""
+        peer = self._peer_key(row.peer)
+        if self._count(connection, "SELECT count(*) FROM outbox WHERE peer = ?", peer) >= per_peer:
+            raise LimitExceeded(f"{per_peer} messages wait for {row.peer}", scope="outbox", kind="messages")
+        if self._count(connection, "SELECT count(*) FROM outbox") >= total:
+            raise LimitExceeded(f"{total} messages wait to be sent", scope="outbox", kind="messages")
+        box = pb.Waiting(envelope=row.envelope, peer=row.peer.to_bytes()).SerializeToString()
+        connection.execute(
+            "INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?)",
+            (row.number, peer, row.due_ms, row.attempt, row.expires_ms, self._seal("outbox", row.number, box)),
+        )
+
+    def set_envelope(self, connection: sqlite3.Connection, row: OutboxRow) -> None:
+        """A message that was written before its recipient's key was known is sealed now."""
+        box = pb.Waiting(envelope=row.envelope, peer=row.peer.to_bytes()).SerializeToString()
+        sealed = self._seal("outbox", row.number, box)
+        connection.execute("UPDATE outbox SET box = ?, attempt = 0 WHERE n = ?", (sealed, row.number))
+
+    def set_attempt(self, connection: sqlite3.Connection, number: int, attempt: int, due_ms: int) -> None:
+        connection.execute("UPDATE outbox SET attempt = ?, due = ? WHERE n = ?", (attempt, due_ms, number))
+
+    def remove_outbox(self, connection: sqlite3.Connection, number: int) -> None:
+        connection.execute("DELETE FROM outbox WHERE n = ?", (number,))
+
+    def outbox(self, *, peer: PeerId | None = None, after: int = 0, limit: int = 100) -> list[OutboxRow]:
+        """What waits, in the order in which it was written."""
+        where, values = ("WHERE n > ?", (after,)) if peer is None else (_OF_PEER, (self._peer_key(peer), after))
+        rows = self.database.read(f"{_OUTBOX} {where} ORDER BY n LIMIT ?", *values, limit)
+        return [self._outbox_row(*row) for row in rows]
+
+    def outbox_due(self, peer: PeerId, now_ms: int, *, limit: int) -> list[OutboxRow]:
+        """What may be sent to `peer` now, in order; drafts are not among it."""
+        query = f"{_OUTBOX} WHERE peer = ? AND attempt >= 0 AND due <= ? ORDER BY n LIMIT ?"
+        return [self._outbox_row(*row) for row in self.database.read(query, self._peer_key(peer), now_ms, limit)]
+
+    def next_due(self, peer: PeerId) -> int | None:
+        """Unix milliseconds from which the next message to `peer` may be sent; None when nothing waits."""
+        rows = self.database.read("SELECT min(due) FROM outbox WHERE peer = ?", self._peer_key(peer))
+        due: int | None = next(rows)[0]
+        return due
+
+    def outbox_peers(self) -> list[PeerId]:
+        """For whom something waits."""
+        rows = self.database.read(f"{_OUTBOX} GROUP BY peer")
+        return [self._outbox_row(*row).peer for row in rows]
+
+    def expired(self, now_ms: int, limit: int = 100) -> list[int]:
+        """Numbers of what waited too long."""
+        return [
+            number for (number,) in self.database.read("SELECT n FROM outbox WHERE expires <= ? LIMIT ?", now_ms, limit)
+        ]
+
+    def drafts(self, peer: PeerId, connection: sqlite3.Connection) -> list[OutboxRow]:
+        """What was written before the recipient's key was known, in order."""
+        rows = connection.execute(f"{_OUTBOX} WHERE peer = ? AND attempt < 0 ORDER BY n", (self._peer_key(peer),))
+        return [self._outbox_row(*row) for row in rows]
+
+    def has_drafts(self, peer: PeerId, connection: sqlite3.Connection | None = None) -> bool:
+        values = (self._peer_key(peer),)
+        rows = self.database.read(_DRAFT, *values) if connection is None else connection.execute(_DRAFT, values)
+        return next(iter(rows), None) is not None
+
+    def outbox_size(self) -> int:
+        return int(next(self.database.read("SELECT count(*) FROM outbox"))[0])
+
+    # ------------------------------------------------------------------------------- seen ids and counters
+
+    def seen(self, sender: bytes, message_id: bytes) -> Seen | None:
+        rows = self.database.read(
+            "SELECT digest, signature, n FROM seen WHERE k = ?", self._message_key(sender, message_id)
+        )
+        return next((Seen(*row) for row in rows), None)
+
+    def add_seen(
+        self, connection: sqlite3.Connection, payload: Payload, digest: bytes, number: int, until_ms: int
+    ) -> None:
+        key = self._message_key(payload.sender, payload.id)
+        connection.execute(
+            "INSERT INTO seen VALUES (?, ?, ?, ?, ?)", (key, until_ms, digest, payload.signature, number)
+        )
+
+    def forget_seen(self, connection: sqlite3.Connection, now_ms: int) -> int:
+        """Those so old that the clock refuses them; returns how many are left."""
+        connection.execute("DELETE FROM seen WHERE until < ?", (now_ms,))
+        return self._count(connection, "SELECT count(*) FROM seen")
+
+    def flow(self, *key: bytes, connection: sqlite3.Connection | None = None) -> Flow | None:
+        """The counter under these parts; with a connection as its transaction has it."""
+        index = self._cipher.index(*key)
+        query = "SELECT box FROM flow WHERE k = ?"
+        rows = self.database.read(query, index) if connection is None else connection.execute(query, (index,))
+        for (box,) in rows:
+            found = pb.Flow.FromString(self._cipher.open("flow", index, box))
+            return Flow(found.epoch, found.next_seq, found.last)
+        return None
+
+    def set_flow(self, connection: sqlite3.Connection, flow: Flow, *key: bytes) -> None:
+        index = self._cipher.index(*key)
+        data = pb.Flow(epoch=flow.epoch, next_seq=flow.next_seq, last=flow.last).SerializeToString()
+        connection.execute("INSERT OR REPLACE INTO flow VALUES (?, ?)", (index, self._cipher.seal("flow", index, data)))
+
+    # ------------------------------------------------------------------------------- order of showing
+
+    def hold(self, connection: sqlite3.Connection, number: int) -> None:
+        """A message waits for those before it."""
+        connection.execute("INSERT INTO held VALUES (?)", (number,))
+
+    def show(self, connection: sqlite3.Connection, number: int) -> None:
+        """Its turn has come."""
+        connection.execute("DELETE FROM held WHERE n = ?", (number,))
+        connection.execute("INSERT INTO inbox (n) VALUES (?)", (number,))
+
+    def held(self) -> list[StoredMessage]:
+        """What waited when the process ended."""
+        return list(self._messages(self.database.read(f"{_MESSAGE} JOIN held USING (n) ORDER BY n")))
+
+    def shown(self, after: int, limit: int) -> list[tuple[int, StoredMessage]]:
+        """Turns and messages, behind the turn `after`."""
+        rows = self.database.read(_SHOWN, after, limit)
+        return [(turn, self._message(*row)) for turn, *row in rows]
+
+    # ------------------------------------------------------------------------------- strangers
+
+    def add_waiting(
+        self, connection: sqlite3.Connection, letter: WaitingLetter, *, conversations: int, size: int
+    ) -> None:
+        """LimitExceeded past so many strangers, or so many bytes of this one."""
+        peer = self._peer_key(letter.peer)
+        held = self._count(connection, "SELECT coalesce(sum(size), 0) FROM waiting WHERE peer = ?", peer)
+        if held + len(letter.envelope) > size:
+            raise LimitExceeded(f"{held} bytes of {letter.peer} wait", scope="waiting letters", kind="bytes")
+        if not held and self._count(connection, "SELECT count(DISTINCT peer) FROM waiting") >= conversations:
+            raise LimitExceeded(f"{conversations} strangers wait", scope="waiting letters", kind="conversations")
+        cursor = connection.execute(
+            "INSERT INTO waiting (peer, size, box) VALUES (?, ?, x'')", (peer, len(letter.envelope))
+        )
+        assert cursor.lastrowid is not None
+        box = pb.Waiting(
+            envelope=letter.envelope, peer=letter.peer.to_bytes(), since_ms=letter.since_ms
+        ).SerializeToString()
+        sealed = self._seal("waiting", cursor.lastrowid, box)
+        connection.execute("UPDATE waiting SET box = ? WHERE n = ?", (sealed, cursor.lastrowid))
+
+    def waiting(self, peer: PeerId | None = None) -> list[WaitingLetter]:
+        where, values = ("", ()) if peer is None else ("WHERE peer = ?", (self._peer_key(peer),))
+        rows = self.database.read(f"SELECT n, box FROM waiting {where} ORDER BY n", *values)  # noqa: S608 - our own words
+        letters = []
+        for number, box in rows:
+            found = pb.Waiting.FromString(self._open("waiting", number, box))
+            letters.append(WaitingLetter(number, PeerId.from_bytes(found.peer), found.envelope, found.since_ms))
+        return letters
+
+    def remove_waiting(self, connection: sqlite3.Connection, number: int) -> None:
+        connection.execute("DELETE FROM waiting WHERE n = ?", (number,))
+
+    # ------------------------------------------------------------------------------- key records, reading
+
+    def key_record(self, peer: PeerId) -> bytes | None:
+        """The signed record with the highest number that was ever seen of this peer."""
+        index = self._peer_key(peer)
+        for (box,) in self.database.read("SELECT box FROM key WHERE peer = ?", index):
+            return self._cipher.open("key", index, box)
+        return None
+
+    def set_key_record(self, connection: sqlite3.Connection, peer: PeerId, seq: int, record: bytes) -> None:
+        """Keeps it unless one with a higher number is there."""
+        index = self._peer_key(peer)
+        connection.execute(
+            "INSERT INTO key VALUES (?, ?, ?) ON CONFLICT (peer) DO UPDATE SET seq = excluded.seq, box = excluded.box"
+            " WHERE excluded.seq > key.seq",
+            (index, seq, self._cipher.seal("key", index, record)),
+        )
+
+    def cursor(self) -> int:
+        """The turn of the last message that a reader of `received` has taken."""
+        return next((value for (value,) in self.database.read("SELECT v FROM meta WHERE k = ?", READ_CURSOR)), 0)
+
+    def set_cursor(self, connection: sqlite3.Connection, turn: int) -> None:
+        """The turns up to it are not needed any more."""
+        connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (READ_CURSOR, turn))
+        connection.execute("DELETE FROM inbox WHERE turn <= ?", (turn,))
+
+    # ------------------------------------------------------------------------------- rows
+
+    def _message_key(self, sender: bytes, message_id: bytes) -> bytes:
+        return self._cipher.index(b"message", sender, message_id)
+
+    def _peer_key(self, peer: PeerId | None) -> bytes:
+        return self._cipher.index(b"peer", b"*" if peer is None else peer.to_bytes())
+
+    def _seal(self, table: str, number: int, data: bytes) -> bytes:
+        return self._cipher.seal(table, number.to_bytes(8, "big"), data)
+
+    def _open(self, table: str, number: int, box: bytes) -> bytes:
+        return self._cipher.open(table, number.to_bytes(8, "big"), box)
+
+    def _write_box(self, connection: sqlite3.Connection, number: int, message: StoredMessage) -> None:
+        connection.execute(
+            "UPDATE message SET box = ? WHERE n = ?", (self._seal("message", number, _encode(message)), number)
+        )
+
+    def _messages(self, rows: Iterator[tuple[int, int, int, bytes]]) -> Iterator[StoredMessage]:
+        return (self._message(*row) for row in rows)
+
+    def _message(self, number: int, incoming: int, state: int, box: bytes) -> StoredMessage:
+        return _decode(self._open("message", number, box), number, MessageState(state), incoming=bool(incoming))
+
+    def _outbox_row(self, number: int, due: int, attempt: int, expires: int, box: bytes) -> OutboxRow:
+        found = pb.Waiting.FromString(self._open("outbox", number, box))
+        return OutboxRow(number, PeerId.from_bytes(found.peer), found.envelope, attempt, due, expires)
+
+    @staticmethod
+    def _count(connection: sqlite3.Connection, sql: str, *values: object) -> int:
+        return int(connection.execute(sql, values).fetchone()[0])
+
+
+_MESSAGE = "SELECT n, incoming, state, box FROM message"
+_SHOWN = "SELECT turn, n, incoming, state, box FROM inbox JOIN message USING (n) WHERE turn > ? ORDER BY turn LIMIT ?"
+_OUTBOX = "SELECT n, due, attempt, expires, box FROM outbox"
+_DRAFT = "SELECT 1 FROM outbox WHERE peer = ? AND attempt < 0 LIMIT 1"
+_OF_PEER = "WHERE peer = ? AND n > ?"
+
+
+def _encode(message: StoredMessage) -> bytes:
+    receipt = message.receipt or SignedReceipt(b"", b"")
+    return pb.StoredMessage(
+        payload=message.payload.encode(),
+        content=message.content,
+        digest=message.digest,
+        frank=message.frank,
+        sealed_hash=message.sealed_hash,
+        peer=b"" if message.peer is None else message.peer.to_bytes(),
+        mark=message.mark,
+        stored_ms=message.stored_ms,
+        settled_ms=message.settled_ms,
+        read_ms=message.read_ms,
+        code=message.code,
+        ack_state=message.ack_state,
+        leaf=message.leaf,
+        receipt_body=receipt.body,
+        receipt_sig=receipt.sig,
+    ).SerializeToString()
+
+
+def _decode(data: bytes, number: int, state: MessageState, *, incoming: bool) -> StoredMessage:
+    found = pb.StoredMessage.FromString(data)
+    return StoredMessage(
+        payload=Payload.parse(found.payload),
+        content=found.content,
+        digest=found.digest,
+        sealed_hash=found.sealed_hash,
+        incoming=incoming,
+        state=state,
+        peer=PeerId.from_bytes(found.peer) if found.peer else None,
+        frank=found.frank,
+        mark=found.mark,
+        stored_ms=found.stored_ms,
+        settled_ms=found.settled_ms,
+        read_ms=found.read_ms,
+        code=found.code,
+        ack_state=found.ack_state,
+        leaf=found.leaf,
+        receipt=SignedReceipt(found.receipt_body, found.receipt_sig) if found.receipt_body else None,
+        number=number,
+    )
