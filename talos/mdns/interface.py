@@ -24,7 +24,7 @@ _IPV6_MULTICAST_ALL = 29
 
 def links(config: MdnsConfig) -> list[Link]:
     """The interfaces that are up and chosen, with their networks."""
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     found = []
     for name, stats in psutil.net_if_stats().items():
