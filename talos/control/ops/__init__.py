@@ -15,8 +15,18 @@ if TYPE_CHECKING:
 __all__ = ["OPERATIONS", "load"]
 
 OPERATIONS: dict[str, tuple[str, str]] = {
+    "dht-find-peer": ("talos.control.ops.dht", "find_peer"),
+    "dht-find-providers": ("talos.control.ops.dht", "find_providers"),
+    "dht-get": ("talos.control.ops.dht", "get"),
+    "dht-provide": ("talos.control.ops.dht", "provide"),
+    "dht-put": ("talos.control.ops.dht", "put"),
+    "gossip-pub": ("talos.control.ops.gossip", "pub"),
+    "gossip-sub": ("talos.control.ops.gossip", "sub"),
     "mcp-serve": ("talos.control.ops.mcp_serve", "mcp_serve"),
+    "peers": ("talos.control.ops.peers", "peers"),
+    "ping": ("talos.control.ops.ping", "ping"),
     "ready": ("talos.control.ops.ready", "ready"),
+    "register": ("talos.control.ops.dht", "register"),
 }
 """Module and function by the name that clients ask for; a module is loaded with its first operation."""
 
