@@ -48,6 +48,9 @@ _IHAVE, _IWANT, _GRAFT, _PRUNE, _IDONTWANT, _EXTENSIONS = 0x0A, 0x12, 0x1A, 0x22
 _FROM, _DATA, _SEQNO, _TOPIC, _SIGNATURE, _KEY = 0x0A, 0x12, 0x1A, 0x22, 0x2A, 0x32
 _MESSAGE_FIELDS = frozenset((_FROM, _DATA, _SEQNO, _TOPIC, _SIGNATURE, _KEY))
 _UNSIGNED_FIELDS = frozenset((_SIGNATURE, _KEY))
+_MAX_MESSAGE_FIELDS = 64
+_MAX_SURPLUS = 4096
+"""Fields of an RPC beyond the messages and subscriptions it may have: they are counted, not refused."""
 _COUNTED = frozenset((_IHAVE, _IWANT, _PRUNE, _IDONTWANT))
 
 
@@ -101,7 +104,7 @@ class MessageFields:
         """BadMessage where it is malformed, a field is repeated or the topic is missing."""
         self.raw = raw
         try:
-            self._spans = fields.spans(raw)
+            self._spans = fields.spans(raw, _MAX_MESSAGE_FIELDS)
         except RemoteProtocolError as error:
             raise BadMessage("is malformed") from error
         found: dict[int, bytes] = {}
@@ -159,7 +162,8 @@ def decode_rpc(data: bytes, limits: GossipLimits) -> Rpc:
     rpc = Rpc()
     control: list[bytes] = []
     control_size = 0
-    for tag, _, begin, end in fields.spans(data):
+    most = limits.messages + limits.subscriptions + _MAX_SURPLUS
+    for tag, _, begin, end in fields.spans(data, most):
         if tag == _PUBLISH:
             rpc.messages.append(data[begin:end])
         elif tag == _CONTROL:
@@ -224,11 +228,11 @@ def _control(data: bytes, limits: GossipLimits) -> Control:
 def _count(data: bytes, limits: GossipLimits) -> None:
     """What would become an object each is counted on the wire."""
     ids = 0
-    for items, (tag, _, begin, end) in enumerate(fields.spans(data), 1):
+    for tag, _, begin, end in fields.spans(data, limits.control_items):
         if tag in _COUNTED:
-            ids += len(fields.spans(data[begin:end]))
-        if items > limits.control_items or ids > limits.control_ids:
-            raise RemoteProtocolError("control of an RPC has too many items")
+            ids += len(fields.spans(data[begin:end], limits.control_ids))
+            if ids > limits.control_ids:
+                raise RemoteProtocolError(f"control of an RPC has more than {limits.control_ids} ids")
 
 
 # ------------------------------------------------------------------------------------- writing

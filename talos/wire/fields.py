@@ -63,14 +63,17 @@ def singular_bytes(data: bytes, numbers: Collection[int]) -> dict[int, bytes]:
     return found
 
 
-def spans(data: bytes) -> list[tuple[int, int, int, int]]:
+def spans(data: bytes, most: int) -> list[tuple[int, int, int, int]]:
     """Where each field stands: its tag (number × 8 + wire type), its start, the start of its value, its end.
 
-    For those who cut fields out or pass them on as they came; faults as in `read`.
+    For those who cut fields out or pass them on as they came. Faults are those of `read`; `most` fields are read,
+    one more is a fault.
     """
-    found = []
+    found: list[tuple[int, int, int, int]] = []
     position, size = 0, len(data)
     while position < size:
+        if len(found) == most:
+            raise RemoteProtocolError(f"protobuf message of more than {most} fields")
         start = position
         tag = data[position]
         if tag < 0x80 and tag & 7 == BYTES and tag > 7 and position + 1 < size and data[position + 1] < 0x80:

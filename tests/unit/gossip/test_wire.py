@@ -55,6 +55,7 @@ def test_message_without_data_is_empty_data() -> None:
     ("raw", "fault", "topic"),
     [
         (b"\x0a\x7f", "is malformed", None),
+        (fields.bytes_field(4, b"a") + fields.bytes_field(7, b"") * 64, "is malformed", None),
         (fields.bytes_field(2, b"x"), "has no topic", None),
         (fields.bytes_field(4, b"\xff"), "not UTF-8", None),
         (fields.bytes_field(4, b"a") + fields.bytes_field(4, b"b"), "twice", "a"),
@@ -157,6 +158,8 @@ def test_malformed_rpcs(data: bytes) -> None:
         (GossipLimits(control_items=2), rpc(control=(wire.graft("a"),) * 3)),
         (GossipLimits(control_ids=2), rpc(control=(wire.iwant([b""] * 3),))),
         (GossipLimits(control_ids=2), rpc(control=(wire.ihave("", [b""] * 2),))),
+        (GossipLimits(control_ids=3), rpc(control=(wire.iwant([b""] * 2),) * 2)),
+        (GossipLimits(), b"\x0a\x00" * 100_000),
         (GossipLimits(messages=2), rpc(*[wire.publish(b"")] * 3)),
         (GossipLimits(topic_bytes=3), rpc(control=(wire.graft("four"),))),
     ],

@@ -83,10 +83,16 @@ def test_spans_say_where_fields_stand() -> None:
     long = fields.bytes_field(2, bytes(200))
     pieces = [fields.bytes_field(1, b"ab"), long, fields.uint64_field(3, 300), b"\x21" + bytes(8), b"\x2d" + bytes(4)]
     data = b"".join(pieces)
-    spans = fields.spans(data)
+    spans = fields.spans(data, 64)
     assert [data[start:end] for _, start, _, end in spans] == pieces
     assert [tag for tag, *_ in spans] == [0x0A, 0x12, 0x18, 0x21, 0x2D]
     assert [data[begin:end] for _, _, begin, end in spans] == [b"ab", bytes(200), b"\xac\x02", bytes(8), bytes(4)]
+
+
+def test_spans_are_counted() -> None:
+    assert len(fields.spans(b"\x0a\x00" * 3, 3)) == 3
+    with pytest.raises(RemoteProtocolError, match="more than 3 fields"):
+        fields.spans(b"\x0a\x00" * 4, 3)
 
 
 @given(st.binary(max_size=64))
@@ -95,8 +101,8 @@ def test_spans_are_cut_as_read_reads(data: bytes) -> None:
         numbers = [number for number, _ in fields.read(data)]
     except RemoteProtocolError:
         with pytest.raises(RemoteProtocolError):
-            fields.spans(data)
+            fields.spans(data, 64)
         return
-    spans = fields.spans(data)
+    spans = fields.spans(data, 64)
     assert [tag >> 3 for tag, *_ in spans] == numbers
     assert b"".join(data[start:end] for _, start, _, end in spans) == data
