@@ -327,10 +327,10 @@ def main(words: Sequence[str]) -> None:
             print(line(count, row), end="", flush=True)
         print(f"{count} nodes took {time.monotonic() - started:.0f} s", file=sys.stderr)
     if options.write_docs:
-        write_docs(found, options.seed)
+        write_docs(found, " ".join(words))
 
 
-def write_docs(found: Sequence[tuple[int, str, Row]], seed: int) -> None:
+def write_docs(found: Sequence[tuple[int, str, Row]], words: str) -> None:
     from tests.simulation.chart import Panel, draw
 
     panels = [
@@ -345,13 +345,13 @@ def write_docs(found: Sequence[tuple[int, str, Row]], seed: int) -> None:
     ]
     draw(DOCS / "dht-simulation.svg", panels, columns=4)
     table = HEADER + "".join(line(count, row) for count, _, row in found)
-    (DOCS / "dht-simulation.md").write_text(TEXT.format(seed=seed, table=table))
+    (DOCS / "dht-simulation.md").write_text(TEXT.format(words=words, table=table))
 
 
 TEXT = """# The DHT, simulated
 
 The routing tables and lookups of `talos.dht` (the code that runs in a node, without its wire) on a virtual clock. Made by
-`python -m tests.simulation.dht --nodes 1000 10000 --write-docs`, seed {seed}; `make long` runs a part of it on 1,000 nodes.
+`python -m tests.simulation.dht {words}`; `make long` runs a part of it on 1,000 nodes.
 
 - Each node's table holds 20 random nodes of every bucket, or all there are. A request takes 20 to 200 ms; to a dead node it
   fails after 5 s, to one that does not answer after 10 s. Nothing is removed from tables but under churn, so that *dead* means
@@ -366,8 +366,7 @@ The routing tables and lookups of `talos.dht` (the code that runs in a node, wit
 
 ![Share of lookups that succeeded](dht-simulation.svg)
 
-{table}
-"""
+{table}"""
 
 
 if __name__ == "__main__":
