@@ -14,24 +14,24 @@ from talos.abc import AuditReceipt, EntryKind
 from talos.chain import old_log as old_log_file
 from talos.chain import proving
 from talos.chain.checkpoint import verifiers_of
-from talos.chain.driver import Driver, now
+from talos.chain.core import Core
+from talos.chain.driver import now
 from talos.chain.entry import commit
-from talos.chain.machine import ChainMachine, MachineConfig
 from talos.chain.opening import open_store
 from talos.chain.reading import Row
 from talos.chain.receipt import Receipt, check_receipt, sign_receipt
-from talos.chain.writer import Writer
-from talos.errors import AuditError, ChainInUse
+from talos.chain.replicas import Replicas, SyncResult, open_replicas
+from talos.errors import AuditError, ChainInUse, LocalProtocolError
 from talos.host.block import background
 from talos.identity.peer_id import PeerId
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
     from pathlib import Path
 
     from talos.abc import AuditEntry, Host, SignedReceipt
     from talos.chain.config import ChainConfig, ChainKeys
-    from talos.chain.effects import Stored
+    from talos.chain.effects import Effect, Stored
     from talos.chain.entry import Committed
     from talos.chain.opening import OpenChain
     from talos.chain.proof import LogProof
@@ -71,32 +71,11 @@ class Chain:
         self._keys = keys
         self._box = opened.boxes
         self._me = PeerId.from_key(keys.identity.public_key).to_bytes()
-        self._writer = Writer(self._store.append, group_entries=config.group_entries, group_bytes=config.group_bytes)
-        pending = self._reading.pending()
-        self._boxes = {row.key: row.box for row in pending}
         self._flights: dict[bytes, _Flight] = {}
-        self.machine = ChainMachine(
-            opened.params,
-            self._reading,
-            MachineConfig(
-                bits=config.bits,
-                seal_seconds=config.seal_seconds,
-                seal_items=config.seal_items,
-                seal_bytes=config.seal_bytes,
-                mempool_items=config.mempool_items,
-                mempool_bytes=config.mempool_bytes,
-            ),
-            opened.key,
-            pending=[(row.entry, row.sealed) for row in pending],
-        )
-        self.driver = Driver(
-            opened,
-            self.machine,
-            self._writer,
-            boxes=self._boxes,
-            durable=self._durable,
-            retry_seconds=config.retry_seconds,
-        )
+        self.core = Core(opened, config, self._durable)
+        self.machine, self.driver = self.core.machine, self.core.driver
+        self._writer, self._boxes = self.core.writer, self.core.boxes
+        self._replicas: Replicas | None = None
 
     # -- What it is
 
@@ -190,6 +169,20 @@ class Chain:
         """Everything that was recorded is in a block on return."""
         await self.driver.sealed()
 
+    async def sync(self, peer: PeerId | None = None) -> SyncResult:
+        """Compares with everybody who keeps this chain, or takes over and follows the peer's own.
+
+        RemoteProtocolError, LocalProtocolError: the peer shows no chain, or one that breaks the rules.
+        """
+        if self._replicas is None:
+            raise LocalProtocolError("a chain without a node has nobody to compare with")
+        return await self._replicas.sync(peer)
+
+    async def events(self) -> trio.MemoryReceiveChannel[Effect]:
+        """What happens to the chain: announcements, alarms, faults. A slow reader misses some; close it."""
+        await trio.lowlevel.checkpoint()
+        return self.core.listen()
+
     async def prove(self, ident: bytes | int) -> LogProof:
         """The proof of one entry, by its number in the log or its message id, under a checkpoint of now.
 
@@ -280,7 +273,6 @@ async def open_chain(
     *,
     directory: Path,
     old_log: Path | None = None,
-    publish: Callable[[str, bytes], Awaitable[object]] | None = None,
 ) -> AsyncIterator[Chain]:
     """The chain in `directory`, which is made where it is missing. Without a node nobody is told of it.
 
@@ -330,13 +322,18 @@ async def _take_over(chain: Chain, old_log: Path | None, keys: ChainKeys) -> Non
 async def _running(opened: OpenChain, config: ChainConfig, keys: ChainKeys, node: Host | None) -> AsyncIterator[Chain]:
     try:
         chain = Chain(opened, config, keys)
-        async with background() as nursery:
-            nursery.start_soon(chain._writer.run)  # noqa: SLF001 - the block is the other half of the class
-            nursery.start_soon(chain.driver.run)
-            yield chain
-            with trio.CancelScope(shield=True), trio.move_on_after(SEAL_AT_CLOSE_SECONDS), suppress(AuditError):
-                await chain.seal()
-    finally:
-        with suppress(NameError):
-            chain._writer.close()  # noqa: SLF001 - the same
+    except BaseException:
         opened.store.close()
+        raise
+    try:
+        async with background() as nursery:
+            nursery.start_soon(chain.core.run)
+            if node is None:
+                yield chain
+            else:
+                async with open_replicas(node, config, chain.core) as chain._replicas:  # noqa: SLF001 - its other half
+                    yield chain
+            with trio.CancelScope(shield=True), trio.move_on_after(SEAL_AT_CLOSE_SECONDS), suppress(AuditError):
+                await chain.driver.finish()
+    finally:
+        chain.core.close()

@@ -62,6 +62,8 @@ class ChainConfig:
     sync: SyncLimits = field(default_factory=SyncLimits)
     streams_per_peer: int = 2
     streams: int = 16
+    sync_seconds: float = 300.0
+    """For one `sync`, in all."""
     slots: int = 64
     """How many `mcp-connect` of one server's name may run at a time."""
     group_entries: int = 1000

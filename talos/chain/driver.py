@@ -130,6 +130,21 @@ class Driver:
             async with self._sealed:
                 await self._sealed.wait()
 
+    async def finish(self) -> None:
+        """Seals what waits, and signs where the chain ends: the next opening misses nothing that was here."""
+        await self.sealed()
+        tip = self.machine.tip
+        note = self._store.reading.checkpoint()
+        if self._opened.key is not None and self._opened.params.mode is Mode.FEED and not self.machine.frozen:
+            header = tip.header
+            made = Checkpoint(self._opened.params.origin, header.log_size, header.log_root).sign(self._opened.key)
+            if made != note:
+                await self._writer.alone(self._sign_end, header.log_size, made)
+
+    def _sign_end(self, size: int, note: bytes) -> None:
+        self._store.put_checkpoint(size, note)
+        self._store.write_head(note)
+
     def _note(self, block: Checked) -> tuple[int, bytes] | None:
         """A checkpoint of the block, when it is time for one and it says nothing that may still change."""
         key, params = self._opened.key, self._opened.params
@@ -191,6 +206,8 @@ class Driver:
                 await self._replace(effect)
             case Evidence(file=file):
                 await alone(store.put_evidence, file)
+                if self.machine.frozen_at is not None:
+                    await alone(store.set_meta, "frozen", self.machine.frozen_at.to_bytes(8, "big"))
 
     async def _persist(self, blocks: tuple[Checked, ...]) -> None:
         keys = [key for block in blocks for key in block.keys]

@@ -128,6 +128,11 @@ class ChainMachine:
         return self._state.frozen_at is not None
 
     @property
+    def frozen_at(self) -> int | None:
+        """The height at which a feed has two blocks."""
+        return self._state.frozen_at
+
+    @property
     def final_height(self) -> int:
         """Up to here nothing is ever replaced."""
         return self._state.final_height

@@ -27,11 +27,12 @@ from talos.identity.keys import PrivateKey
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from talos.chain.block import Checked
     from talos.chain.config import ChainConfig, ChainKeys
     from talos.chain.effects import Stored
     from talos.chain.reading import Reading
 
-__all__ = ["OpenChain", "check_head", "check_tip", "open_store", "read_params"]
+__all__ = ["OpenChain", "check_head", "check_tip", "open_replica", "open_store", "read_params"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,6 +66,21 @@ def open_store(directory: Path, config: ChainConfig, keys: ChainKeys) -> OpenCha
         store.close()
         raise
     return OpenChain(store=store, params=params, key=key if mine else None, boxes=boxes)
+
+
+def open_replica(directory: Path, genesis: Checked | None) -> OpenChain:
+    """The copy of another's chain in `directory`, begun with its genesis where there is none. As `open_store`."""
+    store = Store(directory)
+    try:
+        if genesis is not None and store.reading.tip() is None:
+            store.persist((genesis,), {})
+        params = read_params(store.reading)
+        check_tip(store.reading, params)
+        check_head(store.reading, params, directory)
+    except BaseException:
+        store.close()
+        raise
+    return OpenChain(store=store, params=params, key=None, boxes=None)
 
 
 def read_params(reading: Reading) -> Params:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from talos.chain import files, schema
@@ -179,10 +180,14 @@ class Store:
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO meta VALUES(?,?)", (name, value))
 
-    def put_evidence(self, digest: bytes, file: bytes) -> None:
+    def put_checkpoint(self, size: int, note: bytes) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO checkpoint VALUES(?,?)", (size, note))
+
+    def put_evidence(self, file: bytes) -> None:
         """Keeps a proof of somebody's fault; the oldest beyond 1,024 are dropped."""
         with self._transaction() as db:
-            db.execute("INSERT OR IGNORE INTO evidence VALUES(?,?)", (digest, file))
+            db.execute("INSERT OR IGNORE INTO evidence VALUES(?,?)", (sha256(file).digest(), file))
             db.execute(
                 "DELETE FROM evidence WHERE rowid NOT IN (SELECT rowid FROM evidence ORDER BY rowid DESC LIMIT ?)",
                 (MAX_EVIDENCE,),

@@ -26,6 +26,8 @@ SNAPSHOTS: dict[str, tuple[str, str]] = {
     "status": ("talos.control.snapshots", "status"),
     "id": ("talos.control.snapshots", "identity"),
     "peers": ("talos.control.ops.peers", "snapshot"),
+    "chain/status": ("talos.control.ops.chain", "status"),
+    "chain/blocks": ("talos.control.ops.chain", "blocks"),
     "dht/table": ("talos.control.ops.dht", "table"),
     "gossip/mesh": ("talos.control.ops.gossip", "mesh"),
 }

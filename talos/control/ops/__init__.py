@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["OPERATIONS", "load"]
 
 OPERATIONS: dict[str, tuple[str, str]] = {
+    "chain-sync": ("talos.control.ops.chain", "sync"),
     "dht-find-peer": ("talos.control.ops.dht", "find_peer"),
     "dht-find-providers": ("talos.control.ops.dht", "find_providers"),
     "dht-get": ("talos.control.ops.dht", "get"),
