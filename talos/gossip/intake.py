@@ -8,6 +8,7 @@ there is no room to be validated is forgotten again, so that gossip can bring it
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from hashlib import blake2b
 from typing import TYPE_CHECKING, TypeVar
 
 from talos.gossip.event import Validate, ValidationResult
@@ -31,6 +32,7 @@ __all__ = ["Intake"]
 
 K = TypeVar("K", bound="Hashable")
 
+_DIGEST_BYTES = 16
 _MAX_RECENT = 16_384
 """Messages within their delivery window; the oldest leaves."""
 
@@ -52,8 +54,10 @@ class Intake:
         self, config: GossipConfig, *, signatures: Signatures, own: PeerId, scores: PeerScores, promises: Promises,
         gater: Gater, stats: RouterStats, effects: EffectSink, topics: dict[str, bool],
         on_receive: Callable[[PeerId, str, bytes], None] | None = None,
+        ask: Callable[[Message], ValidationResult | None] | None = None,
     ) -> None:  # fmt: skip
         """`topics`: those subscribed to, and whether a validator judges them; shared with the router."""
+        self._ask = ask
         self._on_receive = on_receive
         self._config = config
         self._limits = config.limits
@@ -68,6 +72,7 @@ class Intake:
         self._topics = topics
         self.seen = SeenCache(ttl=config.seen_ttl, max_ids=config.limits.seen, max_authors=config.limits.authors)
         self._deliveries: OrderedDict[bytes, _Delivery] = OrderedDict()
+        self._recent: OrderedDict[bytes, tuple[bytes, str]] = OrderedDict()
         self._pending: dict[bytes, Message] = {}
         self._pending_of_peer: Counter[PeerId] = Counter()
         self._pending_of_topic: Counter[str] = Counter()
@@ -83,12 +88,15 @@ class Intake:
     def receive(self, neighbour: Neighbour, raw: bytes, now: float) -> tuple[Message | None, bool]:
         """The message, if it is new and holds, and whether it is accepted: else it waits for a validator."""
         source = neighbour.peer
+        digest = blake2b(raw, digest_size=_DIGEST_BYTES).digest()
+        if self._is_copy(neighbour, digest, now):
+            return None, False
         try:
             fields = MessageFields(raw)
             if fields.topic not in self._topics:
                 self._stats.ignored += 1
                 return None, False
-            return self._judge(neighbour, fields, now)
+            message, accepted = self._judge(neighbour, fields, now)
         except BadMessage as fault:
             self._stats.rejected += 1
             self._gater.rejected(source)
@@ -97,6 +105,24 @@ class Intake:
             else:
                 self._scores.misbehaved(source)
             return None, False
+        if message is not None:
+            self._remember(digest, message)
+        return message, accepted
+
+    def _is_copy(self, neighbour: Neighbour, digest: bytes, now: float) -> bool:
+        """Byte for byte what has been taken already: in a mesh most of what comes, so it is not even parsed."""
+        known = self._recent.get(digest)
+        if known is None or known[0] not in self.seen or known[1] not in self._topics:
+            return False
+        if self._on_receive is not None:
+            self._on_receive(neighbour.peer, known[1], known[0])
+        self._duplicate(neighbour, *known, now)
+        return True
+
+    def _remember(self, digest: bytes, message: Message) -> None:
+        self._recent[digest] = message.id, message.topic
+        if len(self._recent) > _MAX_RECENT:
+            self._recent.popitem(last=False)
 
     def _judge(self, neighbour: Neighbour, fields: MessageFields, now: float) -> tuple[Message | None, bool]:
         topic, data, seqno = fields.topic, fields.data, fields.seqno or b""
@@ -121,7 +147,8 @@ class Intake:
         if self._is_replay(message) or not self._has_room(message, now):
             return None, False
         neighbour.has(message_id)
-        return message, self._take(message, now)
+        accepted = self._take(message, now)
+        return (message if accepted or message_id in self._pending else None), accepted
 
     def _is_replay(self, message: Message) -> bool:
         author = message.author
@@ -139,11 +166,15 @@ class Intake:
         self._deliveries[message.id] = _Delivery(message.source)
         if len(self._deliveries) > _MAX_RECENT:
             self._deliveries.popitem(last=False)
-        if self._topics[message.topic]:
-            self._wait(message)
+        if not self._topics[message.topic]:
+            self._accepted(message, now)
+            return True
+        self._wait(message)
+        if self._ask is None:
+            self._effects.add(Validate(message))
             return False
-        self._accepted(message, now)
-        return True
+        result = self._ask(message)
+        return result is not None and self.validated(message, result, now) is not None
 
     def _duplicate(self, neighbour: Neighbour, message_id: bytes, topic: str, now: float) -> None:
         peer = neighbour.peer
@@ -178,7 +209,6 @@ class Intake:
         self._pending[message.id] = message
         self._pending_of_peer[message.source] += 1
         self._pending_of_topic[message.topic] += 1
-        self._effects.add(Validate(message))
 
     def validated(self, message: Message, result: ValidationResult, now: float) -> Collection[PeerId] | None:
         """Who has the message already, if it is to be delivered and forwarded; None if it is not."""

@@ -57,13 +57,15 @@ class Router:
 
     `key` may be None only where nothing is signed; `first_seqno` is Unix time in nanoseconds, so that numbers rise
     over restarts. `record_of` gives the signed record of a peer for peer exchange. `on_receive` is told sender,
-    topic and id of every well-formed message, known or not.
+    topic and id of every well-formed message, known or not. `ask`, if it is given, is called instead of a
+    `Validate`: it answers at once, or None where `validated` follows.
     """
 
     def __init__(
         self, config: GossipConfig, *, peer_id: PeerId, key: PrivateKey | None, random: Random, now: float,
         first_seqno: int, record_of: Callable[[PeerId], bytes | None] = lambda _: None,
         on_receive: Callable[[PeerId, str, bytes], None] | None = None,
+        ask: Callable[[Message], ValidationResult | None] | None = None,
     ) -> None:  # fmt: skip
         self.stats = stats = RouterStats()
         self._config = config
@@ -84,7 +86,7 @@ class Router:
         self._signatures = Signatures(config.policy, peer_id=peer_id, key=key, first_seqno=first_seqno)
         self._intake = Intake(
             config, signatures=self._signatures, own=peer_id, scores=scores, promises=promises, gater=self._gater,
-            stats=stats, effects=effects, topics=self._topics, on_receive=on_receive,
+            stats=stats, effects=effects, topics=self._topics, on_receive=on_receive, ask=ask,
         )  # fmt: skip
         exchange = PeerExchange(
             config, own=peer_id, neighbours=neighbours, scores=scores, effects=effects, random=random,
@@ -249,6 +251,12 @@ class Router:
         self._tell_all(topic, wanted=True)
         self._mesh.join(topic, self._fanout.remove(topic), now)
         return self._effects.drain()
+
+    def judge(self, topic: str, *, validate: bool) -> None:
+        """Whether messages of a topic of ours are judged from now on."""
+        if topic not in self._topics:
+            raise LocalProtocolError(f"topic {topic!r} is not subscribed to")
+        self._topics[topic] = validate
 
     def unsubscribe(self, topic: str, now: float) -> list[Effect]:
         """Messages of the topic are no longer ours; LocalProtocolError when they were not."""

@@ -19,7 +19,7 @@ from talos.abc import Role, TopicMessage
 from talos.errors import ConfigError, LimitExceeded
 from talos.gossip.config import GossipConfig
 from talos.gossip.driver_config import DriverConfig
-from talos.gossip.event import Connect, Deliver, Disconnect, Grafted, PeerSubscribed, Send, Validate, ValidationResult
+from talos.gossip.event import Connect, Deliver, Disconnect, Grafted, PeerSubscribed, Send, ValidationResult
 from talos.gossip.introduction import Introductions
 from talos.gossip.judge import Judge
 from talos.gossip.neighbours import Neighbours
@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 __all__ = ["Gossip", "open_gossip"]
 
 YIELD_MESSAGES = 32
+YIELD_BYTES = 64 * 1024
 YIELD_SECONDS = 0.002
-"""A task that publishes without end gives way to others after so many messages, or so long: they travel together."""
+"""A task that publishes without end gives way to others after so much, or so long: its messages travel together."""
 
 
 @asynccontextmanager
@@ -58,18 +59,8 @@ async def open_gossip(
     `on_receive` hears of every well-formed message, duplicates too: neighbour, topic, message id.
     """
     config, driver = config or GossipConfig(), driver or DriverConfig()
-    router = Router(
-        config,
-        peer_id=host.peer_id,
-        key=host.key if config.policy.signs else None,
-        record_of=host.peerstore.signed_record,
-        random=random or SystemRandom(),
-        now=trio.current_time(),
-        first_seqno=time.time_ns(),
-        on_receive=on_receive,
-    )
     async with background() as nursery:
-        gossip = Gossip(host, router, config, driver, nursery)
+        gossip = Gossip(host, config, driver, nursery, random=random or SystemRandom(), on_receive=on_receive)
         neighbours = gossip.neighbours
         with ExitStack() as stack:
             stack.callback(neighbours.end_readers)
@@ -86,16 +77,34 @@ class Gossip:
     """`abc.PubSub`, made by `open_gossip`. All methods are for the tasks of one event loop."""
 
     def __init__(
-        self, host: Host, router: Router, config: GossipConfig, driver: DriverConfig, nursery: trio.Nursery
+        self,
+        host: Host,
+        config: GossipConfig,
+        driver: DriverConfig,
+        nursery: trio.Nursery,
+        *,
+        random: Random,
+        on_receive: Callable[[PeerId, str, bytes], None] | None,
     ) -> None:
         self._host = host
-        self._router = router
+        self._router = router = Router(
+            config,
+            peer_id=host.peer_id,
+            key=host.key if config.policy.signs else None,
+            record_of=host.peerstore.signed_record,
+            random=random,
+            now=trio.current_time(),
+            first_seqno=time.time_ns(),
+            on_receive=on_receive,
+            ask=self._verdict,
+        )
         self._config = config
         self._driver = driver
         self._desks: dict[str, TopicDesk] = {}
         self._lost_before = 0
         self._changed = trio.Event()
-        self._unyielded = 0
+        self._burst = min(YIELD_MESSAGES, config.limits.outbox_messages // 4)
+        self._unyielded = self._unyielded_bytes = 0
         self._yielded_at = 0.0
         self._judge = Judge(nursery, driver.validator_seconds, host.emit, self._judged)
         self._introductions = Introductions(host, driver, nursery)
@@ -112,12 +121,17 @@ class Gossip:
         lost to them. Cancelling it then does not take the message back.
         """
         message_id = self.publish_nowait(topic, data)
-        self._unyielded += 1
         now = trio.current_time()
-        if self._unyielded < YIELD_MESSAGES and now - self._yielded_at < YIELD_SECONDS:
+        self._unyielded += 1
+        self._unyielded_bytes += len(data)
+        if (
+            self._unyielded < self._burst
+            and self._unyielded_bytes < YIELD_BYTES
+            and now - self._yielded_at < YIELD_SECONDS
+        ):
             await trio.lowlevel.checkpoint_if_cancelled()
             return message_id
-        self._unyielded, self._yielded_at = 0, now
+        self._unyielded, self._unyielded_bytes, self._yielded_at = 0, 0, now
         await trio.lowlevel.checkpoint()
         if self._crowded(topic):
             with trio.move_on_after(self._driver.publish_seconds):
@@ -175,17 +189,19 @@ class Gossip:
         if desk is not None and validator is not None and desk.validator is not None:
             raise ConfigError(f"topic {topic} has a validator already")
         if desk is None:
-            self._apply(self._router.subscribe(topic, trio.current_time(), validate=validator is not None))
+            self._apply(self._router.subscribe(topic, trio.current_time()))
             desk = self._desks[topic] = TopicDesk()
         desk.users += 1
         if validator is not None:
             desk.validator = validator
+            self._router.judge(topic, validate=True)
         try:
             yield desk
         finally:
             desk.users -= 1
             if validator is not None:
                 desk.validator = None
+                self._router.judge(topic, validate=False)
             if not desk.users:
                 self._lost_before += desk.lost
                 del self._desks[topic]
@@ -292,10 +308,6 @@ class Gossip:
 
     def _apply_rare(self, effect: Effect, source: PeerId | None) -> None:
         match effect:
-            case Validate(message=message):
-                result = self._verdict(message)
-                if result is not None:
-                    self._judged(message, result)
             case Connect(candidates=candidates):
                 self._introductions.meet(candidates, public_only=self._is_public(source))
             case Disconnect(peer=peer):
