@@ -235,7 +235,7 @@ class Courier:
         current.on_the_way[message.sealed_hash] = row
         await current.frames.send(Deliver(row.envelope))
         if message.state is MessageState.QUEUED:
-            await self._state.settle(message, MessageState.SENT, stays_in_outbox=True)
+            self._state.on_its_way(message, MessageState.SENT)
 
     # ------------------------------------------------------------------------------- answers
 
@@ -259,7 +259,7 @@ class Courier:
                 return
             await self._postpone(row, delay(row.attempt, self._state.random))
         elif result.code == Code.STORED:
-            await self._state.settle(message, MessageState.STORED, stays_in_outbox=True)
+            self._state.on_its_way(message, MessageState.STORED)
             await self._postpone(row, LONGEST_SECONDS)
         elif result.code in RETRYABLE:
             await self._retry(lane, row, message, result)

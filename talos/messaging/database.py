@@ -40,6 +40,7 @@ class Job(Generic[T]):
 
     function: Callable[[sqlite3.Connection], T]
     done: trio.Event = field(default_factory=trio.Event)
+    then: Callable[[], None] | None = None
     value: T | None = None
     error: BaseException | None = None
 
@@ -72,9 +73,14 @@ class Database:
             raise job.error
         return job.value  # type: ignore[return-value] # T itself may be None
 
-    def write_soon(self, function: Callable[[sqlite3.Connection], T]) -> Job[T]:
-        """As `write`, without waiting: `done` is set once it is durable, or `error` says why not."""
-        job: Job[T] = Job(function)
+    def write_soon(
+        self, function: Callable[[sqlite3.Connection], T], *, then: Callable[[], None] | None = None
+    ) -> Job[T]:
+        """As `write`, without waiting: `done` is set once it is durable, or `error` says why not.
+
+        `then` is called when it is durable.
+        """
+        job: Job[T] = Job(function, then=then)
         self._waiting.append(job)
         self._wake.set()
         return job
@@ -94,6 +100,8 @@ class Database:
                     await trio.to_thread.run_sync(self._commit, group, limiter=self._thread)
                 for job in group:
                     job.done.set()
+                    if job.then is not None and job.error is None:
+                        job.then()
 
     def close(self) -> None:
         """What waits still is written first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -121,20 +122,23 @@ class State:
             receipt=receipt,
         )
 
-    async def settle(
-        self, message: StoredMessage, state: MessageState, *, code: int = 0, stays_in_outbox: bool = False
-    ) -> None:
-        """Writes how far a message of ours is, and tells who waits for that."""
+    def on_its_way(self, message: StoredMessage, state: MessageState) -> None:
+        """Writes how far a message of ours is that stays in the outbox, without waiting for the disk."""
+        changed = replace(message, state=state)
+        self.store.database.write_soon(
+            partial(self.store.set_message, message=changed), then=partial(self.watch.changed, message.id)
+        )
+
+    async def settle(self, message: StoredMessage, state: MessageState, *, code: int = 0) -> None:
+        """Writes what became of a message of ours, takes it out of the outbox, and tells who waits for that."""
         done = replace(message, state=state, code=code, settled_ms=self.now_ms())
 
         def write(connection: Connection) -> None:
             self.store.set_message(connection, done)
-            if not stays_in_outbox:
-                self.store.remove_outbox(connection, message.number)
+            self.store.remove_outbox(connection, message.number)
 
         await self.store.database.write(write)
-        if not stays_in_outbox:
-            self.recorded.discard(message.number)
+        self.recorded.discard(message.number)
         _log.debug("message %s is %s", message.id.hex(), state.name)
         self.watch.changed(message.id)
 
