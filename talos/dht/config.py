@@ -117,8 +117,8 @@ class DhtConfig:
     republish_seconds: float = 22 * HOUR
     sign_again_seconds: float = 7 * 24 * HOUR
     """How old our key record gets."""
-    key_record_seconds: float = 40 * 24 * HOUR
-    """How long one is valid."""
+    key_record_seconds: float = 37 * 24 * HOUR
+    """How long one is valid that `publish_keys` signs."""
     add_provider_echo: bool = False
     """Answer ADD_PROVIDER, as py-libp2p does: go-libp2p would take it for the answer to its next request."""
     limits: DhtLimits = field(default_factory=DhtLimits)

@@ -47,7 +47,7 @@ class Publisher:
         self._requests = requests
         self._nursery = nursery
         self._corrections = 0
-        self._keys: tuple[bytes, str] | None = None
+        self._sign: Callable[[], bytes] | None = None
         self._last_try: dict[tuple[str, bytes], float] = {}
 
     # ------------------------------------------------------------------------------- one publication
@@ -74,29 +74,16 @@ class Publisher:
 
         return await self._publish(state.own[PROVIDE, key], add, trace)
 
-    def keep_keys(self, x25519: bytes, name: str) -> None:
-        """Our key record is published from now on."""
-        self._keys = x25519, name
+    def keep_keys(self, sign: Callable[[], bytes]) -> None:
+        """`sign` makes our key record from now on."""
+        self._sign = sign
 
-    async def publish_keys(self) -> None:
-        """Signs our key record if it is old or about something else, and publishes it. RoutingError."""
-        if self._keys is None:
-            return
-        state, (x25519, name) = self._state, self._keys
-        key = key_namespace.key_of(state.host.peer_id)
-        now_ms = int(state.clock() * 1000)
-        held = state.own.get((VALUE, key))
-        if held is None or not self._is_current(held.value, now_ms):
-            record = KeyRecord(
-                identity=state.host.key.public_key.data,
-                x25519=x25519,
-                seq=max(now_ms, _seq(held) + 1),
-                not_before_ms=now_ms,
-                not_after_ms=now_ms + int(state.config.key_record_seconds * 1000),
-                name=name,
-            )
-            state.set_own(OwnRecord(VALUE, key, record.seal(state.host.key), 0.0))
-        await self.publish_value(key)
+    def sign_keys(self) -> None:
+        """Makes our key record anew; RecordRejected when it is none."""
+        assert self._sign is not None
+        key, value = key_namespace.key_of(self._state.host.peer_id), self._sign()
+        self._state.check_better(key, value)
+        self._state.set_own(OwnRecord(VALUE, key, value, 0.0))
 
     def correct(self, record: Record, peers: Sequence[tuple[PeerId, tuple[Multiaddr, ...]]]) -> None:
         """Tells peers the value that is better than theirs, in the background."""
@@ -121,9 +108,10 @@ class Publisher:
         state = self._state
         if kind == PROVIDE:
             await self._quietly(self.publish_provider, key)
-        elif self._keys is not None and key == key_namespace.key_of(state.host.peer_id):
-            await self._quietly(lambda _key: self.publish_keys(), key)
-        elif not state.namespaces.is_valid(key, state.own[VALUE, key].value):
+            return
+        if self._sign is not None and key == key_namespace.key_of(state.host.peer_id) and self._is_old(key):
+            self.sign_keys()
+        if not state.namespaces.is_valid(key, state.own[VALUE, key].value):
             state.remove_own(VALUE, key)
         else:
             await self._quietly(self.publish_value, key)
@@ -202,12 +190,7 @@ class Publisher:
         finally:
             self._corrections -= 1
 
-    def _is_current(self, value: bytes, now_ms: int) -> bool:
-        """Whether a record of ours may be published as it is."""
-        record = KeyRecord.open(value, now_ms=0)
-        age = now_ms - record.not_before_ms
-        return (record.x25519, record.name) == self._keys and 0 <= age < self._state.config.sign_again_seconds * 1000
-
-
-def _seq(held: OwnRecord | None) -> int:
-    return 0 if held is None else KeyRecord.open(held.value, now_ms=0).seq
+    def _is_old(self, key: bytes) -> bool:
+        """Whether our key record was signed too long ago, or by a clock that was set back since."""
+        signed_ms = KeyRecord.open(self._state.own[VALUE, key].value, now_ms=0).seq
+        return abs(self._state.clock() - signed_ms / 1000) >= self._state.config.sign_again_seconds

@@ -31,6 +31,8 @@ __all__ = ["MAX_PROVIDER_KEY_BYTES", "Server", "check_provider_key"]
 MAX_PROVIDER_KEY_BYTES = 80
 MAX_RATED_PEERS = 4096
 MAX_TOLD_PROVIDERS = 100
+TURN_REQUESTS = 16
+"""Of one stream, before others have their turn."""
 
 
 class Server:
@@ -53,8 +55,12 @@ class Server:
         seconds = self._state.config.idle_seconds
         try:
             with trio.move_on_after(seconds) as patience:
+                served = 0
                 while await self._serve_one(stream, messages):
                     patience.deadline = trio.current_time() + seconds
+                    served += 1
+                    if served % TURN_REQUESTS == 0:  # many may have come in one piece
+                        await trio.lowlevel.checkpoint()
                 return
         except RecordRejected:
             self.counters["records refused"] += 1

@@ -273,14 +273,35 @@ class Dht:
     async def publish_keys(self, x25519: bytes, *, name: str = "") -> None:
         """Signs our key record with the host's key and publishes it, now and for the length of the block.
 
-        It is signed anew when it is a week old. ConfigError when the host's identity is not an Ed25519 one.
+        ConfigError when the host's identity is not an Ed25519 one, RoutingError when no peer took it.
         """
-        key = self.state.host.key
+        key, config, clock = self.state.host.key, self.state.config, self.state.clock
         if key.public_key.type is not KeyType.ED25519:
             raise ConfigError("key records are for Ed25519 identities alone")
-        self._publisher.keep_keys(x25519, name)
+
+        def sign() -> bytes:
+            now_ms = int(clock() * 1000)
+            record = KeyRecord(
+                identity=key.public_key.data,
+                x25519=x25519,
+                seq=now_ms,
+                not_before_ms=now_ms,
+                not_after_ms=now_ms + int(config.key_record_seconds * 1000),
+                name=name,
+            )
+            return record.seal(key)
+
+        await self.publish_key_record(sign)
+
+    async def publish_key_record(self, sign: Callable[[], bytes]) -> None:
+        """Publishes our key record for the length of the block; `sign` makes it, now and when it is a week old.
+
+        RecordRejected when it is not valid, RoutingError when no peer took it: that is tried again.
+        """
+        self._publisher.keep_keys(sign)
+        self._publisher.sign_keys()
         await self.upkeep.ready()
-        await self._publisher.publish_keys()
+        await self._publisher.publish_value(key_namespace.key_of(self.state.host.peer_id))
 
     async def keys_of(self, peer: PeerId) -> KeyRecord | None:
         """The best key record of `peer` that the network knows; None when nobody has one."""

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17talos/wire/pb/kad.proto\x12\x0ctalos.pb.kad\":\n\x06Record\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x14\n\x0ctimeReceived\x18\x05 \x01(\t\"!\n\x04Peer\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\r\n\x05\x61\x64\x64rs\x18\x02 \x03(\x0c\"\x9e\x01\n\x07Message\x12\x0c\n\x04type\x18\x01 \x01(\x05\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12$\n\x06record\x18\x03 \x01(\x0b\x32\x14.talos.pb.kad.Record\x12\'\n\x0b\x63loserPeers\x18\x08 \x03(\x0b\x32\x12.talos.pb.kad.Peer\x12)\n\rproviderPeers\x18\t \x03(\x0b\x32\x12.talos.pb.kad.Peerb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17talos/wire/pb/kad.proto\x12\x0ctalos.pb.kad\":\n\x06Record\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x14\n\x0ctimeReceived\x18\x05 \x01(\t\"!\n\x04Peer\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\r\n\x05\x61\x64\x64rs\x18\x02 \x03(\x0c\"\xac\x01\n\x07Message\x12\x11\n\x04type\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12$\n\x06record\x18\x03 \x01(\x0b\x32\x14.talos.pb.kad.Record\x12\'\n\x0b\x63loserPeers\x18\x08 \x03(\x0b\x32\x12.talos.pb.kad.Peer\x12)\n\rproviderPeers\x18\t \x03(\x0b\x32\x12.talos.pb.kad.PeerB\x07\n\x05_typeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,5 +36,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PEER']._serialized_start=101
   _globals['_PEER']._serialized_end=134
   _globals['_MESSAGE']._serialized_start=137
-  _globals['_MESSAGE']._serialized_end=295
+  _globals['_MESSAGE']._serialized_end=309
 # @@protoc_insertion_point(module_scope)

@@ -81,6 +81,7 @@ class Message(_message.Message):
     CLOSERPEERS_FIELD_NUMBER: _builtins.int
     PROVIDERPEERS_FIELD_NUMBER: _builtins.int
     type: _builtins.int
+    """Written also where it is zero, PUT_VALUE: not every reader supplies it."""
     key: _builtins.bytes
     @_builtins.property
     def record(self) -> Global___Record: ...
@@ -91,16 +92,18 @@ class Message(_message.Message):
     def __init__(
         self,
         *,
-        type: _builtins.int = ...,
+        type: _builtins.int | None = ...,
         key: _builtins.bytes = ...,
         record: Global___Record | None = ...,
         closerPeers: _abc.Iterable[Global___Peer] | None = ...,
         providerPeers: _abc.Iterable[Global___Peer] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_type", b"_type", "record", b"record", "type", b"type"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closerPeers", b"closerPeers", "key", b"key", "providerPeers", b"providerPeers", "record", b"record", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_type", b"_type", "closerPeers", b"closerPeers", "key", b"key", "providerPeers", b"providerPeers", "record", b"record", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__type: _TypeAlias = _typing.Literal["type"]  # noqa: Y015
+    _WhichOneofArgType__type: _TypeAlias = _typing.Literal["_type", b"_type"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__type) -> _WhichOneofReturnType__type | None: ...
 
 Global___Message: _TypeAlias = Message  # noqa: Y015

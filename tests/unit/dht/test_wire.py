@@ -47,7 +47,9 @@ def test_the_bytes_are_those_of_the_schema() -> None:
     peer = fields.bytes_field(1, PEERS[0].raw) + fields.bytes_field(2, ADDR.to_bytes())
     expected = fields.uint64_field(1, 4) + fields.bytes_field(2, b"key") + fields.bytes_field(8, peer)
     assert encode(Message(MessageType.FIND_NODE, b"key", closer=(PeerInfo(PEERS[0], (ADDR,)),))) == expected
-    assert encode(Message(MessageType.PUT_VALUE, b"key")) == fields.bytes_field(2, b"key")
+    zero = encode(Message(MessageType.PUT_VALUE, b"key"))
+    assert zero == fields.uint64_field(1, 0) + fields.bytes_field(2, b"key")
+    assert decode(fields.bytes_field(2, b"key")) == decode(zero)
 
 
 def test_a_request_is_framed_and_bounded() -> None:
