@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import pytest
@@ -72,6 +74,93 @@ def test_bytes_that_are_no_text(home: Home) -> None:
     private_file.write(home.config, b"\xff")
     with pytest.raises(Failure):
         config.load(home, {})
+
+
+def test_a_mistake_has_its_line(home: Home) -> None:
+    put(home, '# mine\n[node]\nport = 1\n\n[ dht ]\n  mode = "auto"\n  netwrok = "ipfs"\n')
+    with pytest.raises(Failure, match=f'{home.config} line 7: unknown "dht.netwrok"') as caught:
+        config.load(home, {})
+    assert caught.value.hint == 'did you mean "dht.network"?'
+    put(home, "[node]\nport = 1\n[dth]\n")
+    with pytest.raises(Failure, match='line 3: unknown "dth"'):
+        config.load(home, {})
+    put(home, 'node.port = "x"\n')
+    with pytest.raises(Failure, match=r"line 1: node\.port is a number"):
+        config.load(home, {})
+
+
+def test_a_file_is_not_nested_deeper_than_anybody_needs(home: Home) -> None:
+    put(home, "[node]\nlisten = " + "[" * 20 + "]" * 20)
+    with pytest.raises(Failure, match="nested deeper than 16"):
+        config.load(home, {})
+
+
+SOURCES = {
+    "node.port": ("9", 9),
+    "node.listen": ("/ip4/127.0.0.1/tcp/1", ("/ip4/127.0.0.1/tcp/1",)),
+    "node.bootstrap": ("a,b", ("a", "b")),
+    "node.mdns": ("true", True),
+    "dht.mode": ("client", "client"),
+    "dht.network": ("ipfs", "ipfs"),
+    "gossip.topics": ("fleet", ("fleet",)),
+    "gossip.floodsub": ("true", True),
+    "chain.bits": ("12", 12),
+    "mcp.policy": ("x.toml", "x.toml"),
+    "mcp.audit": ("each", "each"),
+    "log.level": ("debug", "debug"),
+    "log.file": ("x.log", "x.log"),
+}
+
+
+def test_every_key_is_in_the_table() -> None:
+    keys = {
+        f"{section.name}.{key.name}"
+        for section in fields(config.Config)
+        for key in fields(getattr(config.Config(), section.name))
+    }
+    assert keys == set(SOURCES)
+
+
+@pytest.mark.parametrize("key", SOURCES)
+def test_a_key_from_file_and_environment(home: Home, key: str) -> None:
+    section, _, name = key.partition(".")
+    text, value = SOURCES[key]
+    assert getattr(getattr(config.load(home, {}), section), name) != value
+    put(home, f"[{section}]\n{name} = {_toml(value)}\n")
+    assert getattr(getattr(config.load(home, {}), section), name) == value
+    put(home, "")
+    found = config.load(home, {f"TALOS_{section.upper()}_{name.upper()}": text})
+    assert getattr(getattr(found, section), name) == value
+
+
+def _toml(value: object) -> str:
+    return json.dumps(list(value) if isinstance(value, tuple) else value)
+
+
+@pytest.mark.parametrize(
+    "name", ["TALOS_NODE_INSECURE", "TALOS_MCP_ALLOW_ANY", "TALOS_NODE_EXEMPT_LOOPBACK", "TALOS_METRICS_AUTH"]
+)
+def test_a_weakening_is_not_taken_from_the_environment(home: Home, name: str) -> None:
+    with pytest.raises(Failure, match=f"{name}: a weakening"):
+        config.load(home, {name: "true"})
+
+
+def test_a_section_of_later_is_left_alone_in_the_environment(home: Home) -> None:
+    assert config.load(home, {"TALOS_METRICS_LISTEN": "127.0.0.1:1"}) == config.Config()
+
+
+def test_where_to_listen() -> None:
+    def listen(node: config.NodeConfig, port: int | None, flags: tuple[str, ...] = ()) -> tuple[str, ...]:
+        return config.listen_addrs(config.Config(node=node), port, flags)
+
+    plain, named = config.NodeConfig(), config.NodeConfig(listen=("/x",))
+    assert listen(plain, None) == ("/ip4/0.0.0.0/tcp/8766", "/ip6/::/tcp/8766")
+    assert listen(config.NodeConfig(port=1), None) == ("/ip4/0.0.0.0/tcp/1", "/ip6/::/tcp/1")
+    assert listen(named, None) == ("/x",)
+    assert listen(named, 0) == ("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0")
+    assert listen(named, None, ("/y",)) == ("/y",)
+    with pytest.raises(Failure, match="exclude each other"):
+        listen(plain, 1, ("/y",))
 
 
 @pytest.mark.parametrize("name", ["TALOS_NODE_PROT", "TALOS_MCP_X", "TALOS_NODE_"])
