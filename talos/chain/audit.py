@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from talos.chain import proving
 from talos.chain.checkpoint import verifiers_of
 from talos.chain.core import Core
 from talos.chain.driver import now
-from talos.chain.entry import commit
+from talos.chain.entry import Entry, commit
 from talos.chain.opening import open_store
 from talos.chain.reading import Row
 from talos.chain.receipt import Receipt, check_receipt, sign_receipt
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from talos.abc import AuditEntry, Host, SignedReceipt
     from talos.chain.config import ChainConfig, ChainKeys
     from talos.chain.effects import Effect, Stored
-    from talos.chain.entry import Committed
+    from talos.chain.entry import Committed, Kind
     from talos.chain.opening import OpenChain
     from talos.chain.proof import LogProof
     from talos.errors import ChainError
@@ -168,6 +169,20 @@ class Chain:
     async def seal(self) -> None:
         """Everything that was recorded is in a block on return."""
         await self.driver.sealed()
+
+    async def note(self, kind: Kind, fields: tuple[bytes, ...]) -> None:
+        """Records something of the chain itself; in a block on return."""
+        entry = Entry(kind, time.time_ns() // 1_000_000, fields).encode()
+        admitted = self.machine.admit(entry, b"", now())
+        flight = _Flight()
+        rows = [Row(admitted.key, entry, b"", b"")]
+        self._boxes[admitted.key] = b""
+        self._flights[admitted.key] = flight
+        self._writer.append(rows, self._settled(flight, rows))
+        await flight.done.wait()
+        if flight.error is not None:
+            raise flight.error
+        await self.seal()
 
     async def sync(self, peer: PeerId | None = None) -> SyncResult:
         """Compares with everybody who keeps this chain, or takes over and follows the peer's own.

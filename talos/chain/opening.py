@@ -17,7 +17,7 @@ from talos.chain import pow as proof_of_work
 from talos.chain.block import check_signature
 from talos.chain.box import Boxes
 from talos.chain.checkpoint import Checkpoint, open_checkpoint, verifiers_of
-from talos.chain.entry import leaf_hash
+from talos.chain.entry import NO_HASH, leaf_hash
 from talos.chain.genesis import Mode, Params, bind, genesis_draft, params_of
 from talos.chain.merkle import merkle_root
 from talos.chain.store import Store
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from talos.chain.effects import Stored
     from talos.chain.reading import Reading
 
-__all__ = ["OpenChain", "check_head", "check_tip", "open_replica", "open_store", "read_params"]
+__all__ = ["OpenChain", "begin", "check_head", "check_tip", "open_replica", "open_store", "read_params"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,7 +55,7 @@ def open_store(directory: Path, config: ChainConfig, keys: ChainKeys) -> OpenCha
     store = Store(directory)
     try:
         if store.reading.tip() is None:
-            _begin(store, config, keys)
+            begin(store, config, keys)
         params = read_params(store.reading)
         check_tip(store.reading, params)
         check_head(store.reading, params, directory)
@@ -131,8 +131,8 @@ def check_head(reading: Reading, params: Params, directory: Path) -> None:
         raise StoreCorrupt(f"chain {directory}: its first {head.size} entries are not those that its HEAD signs")
 
 
-def _begin(store: Store, config: ChainConfig, keys: ChainKeys) -> None:
-    """A new feed of this wallet, where there was none."""
+def begin(store: Store, config: ChainConfig, keys: ChainKeys, *, before: Stored | None = None) -> None:
+    """A new feed of this wallet, where there was none; it may continue another one."""
     if files.read_head(store.directory) is not None:
         raise RollbackSuspected(f"the chain in {store.directory} is empty, and its HEAD is not")
     random, created_ms = secrets.token_bytes(16), time.time_ns() // 1_000_000
@@ -144,6 +144,8 @@ def _begin(store: Store, config: ChainConfig, keys: ChainKeys) -> None:
         random=random,
         authors=(author,),
         finality_depth=config.finality_depth,
+        prev_chain=before.header.chain_id if before is not None else NO_HASH,
+        prev_tip=before.block_id if before is not None else NO_HASH,
     )
     draft = genesis_draft(params, bits=config.bits)
     genesis = draft.finish(proof_of_work.solve(draft.header.encode()), key)

@@ -165,14 +165,13 @@ class Store:
                 [(PRUNED, items, height) for height, items in heights],
             )
 
-    def prune_bodies(self, first: int, last: int, min_index: int, *, whole_tiles: bool) -> None:
+    def prune_bodies(self, first: int, last: int, min_index: int) -> None:
         """Bodies from `first` to `last` go; with the last of them the minima move."""
         with self._transaction() as db:
             db.execute("DELETE FROM body WHERE height BETWEEN ? AND ?", (first, last))
             db.execute("INSERT OR REPLACE INTO meta VALUES('min_height', ?)", ((last + 1).to_bytes(8, "big"),))
             db.execute("INSERT OR REPLACE INTO meta VALUES('min_index', ?)", (min_index.to_bytes(8, "big"),))
-            if whole_tiles:
-                db.execute("DELETE FROM tile WHERE level=0 AND n<?", (min_index >> 8,))
+            db.execute("DELETE FROM tile WHERE level=0 AND n<?", (min_index >> 8,))
 
     # -- Small things
 

@@ -173,7 +173,10 @@ class _Walk:
             checkpoint = self._at(None, None, partial(open_checkpoint, note, verifiers_of(self._params)))
             if checkpoint.size != stored_size or checkpoint.size > size:
                 raise _Found(None, None, f"checkpoint {stored_size} is of another size")
-            if reading.tiles.root(checkpoint.size) != checkpoint.root:
+            if (
+                checkpoint.size >= reading.number("min_index")
+                and reading.tiles.root(checkpoint.size) != checkpoint.root
+            ):
                 raise _Found(None, checkpoint.size - 1, f"checkpoint {stored_size} signs another root")
         for position, entry in reading.pinned():
             if reading.position(inspect(entry).key24) != position:
