@@ -279,4 +279,4 @@ _BY_HAND = frozenset({"insecure", "allow_any", "exempt_loopback"})
 """What weakens the agent is typed."""
 _BY_HAND_IN = frozenset({("metrics", "auth")})
 _HEADER = re.compile(r"\s*\[\s*([A-Za-z0-9_-]+)\s*\]")
-_KEY = re.compile(r"\s*([A-Za-z0-9_-]+)\s*=")
+_KEY = re.compile(r"\s*([A-Za-z0-9_.-]+)\s*=")

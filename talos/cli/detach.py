@@ -63,6 +63,7 @@ def _wait(session: Session, child: subprocess.Popen[bytes], began: int) -> int:
     while time.monotonic() < until:
         running = session.agent()
         if running is not None:
+            child.returncode = 0  # it goes on without us: nobody is to wait for it, or to warn that nobody did
             return _tell(session, running)
         code = child.poll()
         if code is not None:

@@ -46,6 +46,12 @@ OF_CLASS = {
     "ProofInvalid": "verification_failed",
     "ListenError": "address_unusable",
     "HomeInUse": "home_in_use",
+    "MessagingError": "failed",
+    "DeliveryFailed": "unreachable",
+    "RecipientUnknown": "not_found",
+    "MessageExpired": "failed",
+    "EnvelopeRejected": "verification_failed",
+    "TransferFailed": "remote_failed",
 }
 """Code by the name of the class: `StreamReset` lives in a module that loads trio."""
 

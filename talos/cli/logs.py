@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from io import TextIOWrapper
     from pathlib import Path
 
-__all__ = ["LEVELS", "configure"]
+    from talos.cli.config import LogConfig
+    from talos.cli.session import Session
+
+__all__ = ["LEVELS", "configure", "configure_for"]
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -31,6 +34,12 @@ class _PrivateFile(logging.FileHandler):
     def _open(self) -> TextIOWrapper:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.fdopen(os.open(self.baseFilename, flags, FILE_MODE), "a", encoding="utf-8")
+
+
+def configure_for(session: Session, settings: LogConfig) -> None:
+    """As `[log]` says; `--debug` and `-v` stand over its level."""
+    level = "debug" if session.debug else "info" if session.verbose else settings.level
+    configure(level, session.home.path / settings.file if settings.file else None)
 
 
 def configure(level: str, path: Path | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -105,9 +106,10 @@ class Api:
     async def _feed(self, request: Request) -> Response:
         operation = self._operation(request)
         try:
-            async for piece in request.stream():
-                if piece:
-                    await operation.feed(piece)
+            async with aclosing(request.stream()) as pieces:
+                async for piece in pieces:
+                    if piece:
+                        await operation.feed(piece)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise HTTPException(409, "the operation takes no more input") from None
         operation.end_of_feed()
@@ -233,7 +235,7 @@ class _EventStream(Response):
             self._operations.forget(operation)
 
     async def _send_events(self, send: Send) -> None:
-        while not self._has_its_share:
+        while not self._has_its_share():
             await self._log.wait_after(self._seen)
             missed, events = self._log.after(self._seen)
             if missed:
@@ -243,9 +245,9 @@ class _EventStream(Response):
                 self._seen = event.number
                 if not self._kinds or event.kind in self._kinds:
                     await self._send(send, event)
-                if self._has_its_share:
+                if self._has_its_share():
                     return
-            if self._log.closed and self._seen >= self._log.last:
+            if self._log.over_after(self._seen):
                 return
 
     async def _send(self, send: Send, event: Logged) -> None:
@@ -254,7 +256,6 @@ class _EventStream(Response):
         self._sent_bytes += len(body)
         await send({"type": "http.response.body", "body": body, "more_body": True})
 
-    @property
     def _has_its_share(self) -> bool:
         return self._sent_events >= STREAM_EVENTS or self._sent_bytes >= STREAM_BYTES
 
@@ -292,10 +293,11 @@ def _operation(body: dict[str, object]) -> OperationRequest:
 async def _body(request: Request) -> dict[str, object]:
     """A JSON object within bounds; Failure `usage`, or 413."""
     data = bytearray()
-    async for piece in request.stream():
-        data += piece
-        if len(data) > MAX_BODY_BYTES:
-            raise HTTPException(413, f"a body has at most {MAX_BODY_BYTES} bytes")
+    async with aclosing(request.stream()) as pieces:
+        async for piece in pieces:
+            data += piece
+            if len(data) > MAX_BODY_BYTES:
+                raise HTTPException(413, f"a body has at most {MAX_BODY_BYTES} bytes")
     try:
         value = json.loads(data, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except (ValueError, RecursionError):

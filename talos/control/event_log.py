@@ -75,6 +75,10 @@ class EventLog:
         start = max(0, number + 1 - first)
         return missed, [self._events[index] for index in range(start, len(self._events))]
 
+    def over_after(self, number: int) -> bool:
+        """Whether nothing comes after `number` any more."""
+        return self.closed and self.last <= number
+
     async def wait_after(self, number: int) -> None:
         """Returns when there is an event after `number`, or never will be."""
         while self.last <= number and not self.closed:

@@ -110,7 +110,7 @@ def mcp_serve(
         max_message=max_message,
         metrics=metrics,
     )
-    logs.configure("debug" if session.debug else "info" if session.verbose else "warning")
+    logs.configure_for(session, settings.log)
     rules = _rules(plan)
     while True:
         if session.agent() is not None:

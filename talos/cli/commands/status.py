@@ -83,20 +83,8 @@ def _services(found: Mapping[str, Any]) -> list[str]:
 
 
 def _without_agent(session: Session) -> dict[str, Any]:
-    nothing = (
-        "pid",
-        "started",
-        "version",
-        "uptime_ms",
-        "ephemeral",
-        "reachability",
-        "dht",
-        "gossip",
-        "chain",
-        "outbox",
-    )
     return {
-        **dict.fromkeys(nothing),
+        **dict.fromkeys(AGENT_KNOWS),
         "running": False,
         "identity": _identity(session),
         "addrs": [],

@@ -62,7 +62,7 @@ def listen(session: Session, **flags: Any) -> int | None:
 
 def _own(session: Session, flags: Mapping[str, Any]) -> int:
     settings = config.load(session.home)
-    logs.configure("debug" if session.debug else "info" if session.verbose else "warning")
+    logs.configure_for(session, settings.log)
     with session.owning():
         from talos.cli.owner import Start, own
 
