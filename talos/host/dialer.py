@@ -73,6 +73,15 @@ class _Dial:
         self.causes: dict[object, BaseException] = {}
         self.attempts: dict[Multiaddr, _Attempt] = {}
         self.moved = trio.Event()
+        self.routing: trio.CancelScope | None = None
+        """While peer routing is asked; `told` are addresses that somebody brought meanwhile."""
+        self.told: tuple[Multiaddr, ...] = ()
+
+    def tell(self, addrs: tuple[Multiaddr, ...]) -> None:
+        """Another caller knows addresses: routing need not be waited for, which may itself be waiting for this dial."""
+        if addrs and self.routing is not None:
+            self.told += addrs
+            self.routing.cancel()
 
     def error(self) -> DialError:
         """A new one for each who waited."""
@@ -163,6 +172,7 @@ class Dialer:
             gates.check(self._gate, GateStep.DIAL_PEER, peer, parse(f"/p2p/{peer}"), self._bus.emit)
         dial = self._dials.get((peer, punch))
         if dial is not None:
+            dial.tell(addrs)
             try:
                 return await dial.join()
             except DialError:
@@ -228,6 +238,13 @@ class Dialer:
         return list(usable)
 
     async def _routed(self, dial: _Dial, peer: PeerId) -> tuple[Multiaddr, ...]:
+        found: tuple[Multiaddr, ...] = ()
+        with trio.CancelScope() as dial.routing:
+            found = await self._ask_routing(dial, peer)
+        dial.routing = None
+        return dial.told or found
+
+    async def _ask_routing(self, dial: _Dial, peer: PeerId) -> tuple[Multiaddr, ...]:
         for routing in tuple(self._routings):
             try:
                 if found := await routing.find_peer(peer):

@@ -358,6 +358,20 @@ async def test_routing_is_asked_only_when_no_address_is_known(autojump_clock: An
         assert ignorant.asked == 2
 
 
+async def test_a_routing_that_waits_for_its_own_dial_is_not_waited_for(autojump_clock: Any) -> None:
+    """A lookup for a peer asks that peer too, once somebody has told its address."""
+
+    class Asking:
+        async def find_peer(self, peer: PeerId) -> list[Multiaddr]:
+            await node.connect(peer, [public(1000)])
+            raise AssertionError("the dial waited for it")
+
+    async with client() as (node, _script, server):
+        with node.using(Asking()):
+            await node.connect(server.peer_id)
+            assert elapsed() == 0
+
+
 async def test_a_routing_with_a_bug_fails_the_dial_and_nothing_else(autojump_clock: Any) -> None:
     async with client() as (node, _script, server):
         seen: list[object] = []
