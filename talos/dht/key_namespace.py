@@ -16,7 +16,7 @@ from talos.identity.peer_id import PeerId
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["key_of", "select", "validate"]
+__all__ = ["key_of", "select", "seq_of", "validate"]
 
 PREFIX = b"/talos/keys/"
 MAX_CACHED = 256
@@ -41,6 +41,11 @@ def validate(key: bytes, value: bytes, now: float) -> None:
 def select(_key: bytes, values: Sequence[bytes]) -> int:
     """The place of the best of valid records."""
     return min(range(len(values)), key=lambda place: (-_opened(values[place]).seq, values[place]))
+
+
+def seq_of(value: bytes) -> int:
+    """The sequence number of a valid record."""
+    return _opened(value).seq
 
 
 def _identity(key: bytes) -> bytes:

@@ -15,14 +15,12 @@ from talos.dht.state import PROVIDE, VALUE
 from talos.dht.wire import Message, MessageType, Record, Request
 from talos.errors import RoutingError
 from talos.host.contain import Owner, contain
-from talos.identity.key_record import KeyRecord
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from multiaddr import Multiaddr
 
-    from talos.dht.query import Lookup
     from talos.dht.request import Requests
     from talos.dht.search import Observer, Search
     from talos.dht.state import DhtState
@@ -60,7 +58,7 @@ class Publisher:
         async def put(peer: PeerId, addrs: tuple[Multiaddr, ...]) -> None:
             await self._put(peer, addrs, request, record.value)
 
-        return await self._publish(record, put, trace)
+        return await self._publish(record, put, trace, whole_region=self._state.namespaces.of(key).whole_region)
 
     async def publish_provider(self, key: bytes, trace: Observer | None = None) -> int:
         """Tells the k nearest peers that we provide `key`; how many. RoutingError when none."""
@@ -144,31 +142,40 @@ class Publisher:
         record: OwnRecord,
         send: Callable[[PeerId, tuple[Multiaddr, ...]], Awaitable[None]],
         trace: Observer | None,
+        *,
+        whole_region: bool = False,
     ) -> int:
         state = self._state
         self._last_try[record.kind, record.key] = state.clock()
         lookup = await self._search.find_node(record.key, Purpose.STORE, trace)
-        done = await self._send_all(lookup, send)
+        peers = {peer: lookup.addrs(peer) for peer in lookup.closest()}
+        if whole_region:
+            peers = {info.peer: info.addrs for info in await self._search.region(record.key)} | peers
+        done = await self._send_all(peers, send)
         if not done:
-            raise RoutingError(f"none of {len(lookup.closest())} peers near the key took the record")
+            raise RoutingError(f"none of {len(peers)} peers near the key took the record")
         if state.own.get((record.kind, record.key)) == record:
             state.set_own(record._replace(published=state.clock()))
             await state.journal.durable()
         return done
 
-    async def _send_all(self, lookup: Lookup, send: Callable[[PeerId, tuple[Multiaddr, ...]], Awaitable[None]]) -> int:
+    async def _send_all(
+        self,
+        peers: dict[PeerId, tuple[Multiaddr, ...]],
+        send: Callable[[PeerId, tuple[Multiaddr, ...]], Awaitable[None]],
+    ) -> int:
         done = 0
 
         async def one(peer: PeerId) -> None:
             nonlocal done
             try:
-                await send(peer, lookup.addrs(peer))
+                await send(peer, peers[peer])
             except RequestFailed:
                 return
             done += 1
 
         async with trio.open_nursery() as nursery:
-            for peer in lookup.closest():
+            for peer in peers:
                 nursery.start_soon(one, peer)
         return done
 
@@ -192,5 +199,5 @@ class Publisher:
 
     def _is_old(self, key: bytes) -> bool:
         """Whether our key record was signed too long ago, or by a clock that was set back since."""
-        signed_ms = KeyRecord.open(self._state.own[VALUE, key].value, now_ms=0).seq
+        signed_ms = key_namespace.seq_of(self._state.own[VALUE, key].value)
         return abs(self._state.clock() - signed_ms / 1000) >= self._state.config.sign_again_seconds

@@ -39,6 +39,8 @@ class Namespace:
     """The place of the best of several valid values. Without one, the value that came first stays."""
     quorum: int | None = None
     """Answers to wait for; None: as configured for the node."""
+    whole_region: bool = False
+    """Kept by and asked of all peers around the key, so that nobody hides it by sitting nearest; several lookups."""
 
 
 def accept_anything() -> Namespace:
@@ -50,7 +52,7 @@ def default_namespaces(protocol_id: str) -> Mapping[str, Namespace]:
     """`pk` and `talos`; in the swarms of IPFS `ipns` too."""
     known = {
         "pk": Namespace(validate=_validate_public_key),
-        "talos": Namespace(validate=key_namespace.validate, select=key_namespace.select),
+        "talos": Namespace(validate=key_namespace.validate, select=key_namespace.select, whole_region=True),
     }
     if protocol_id.startswith("/ipfs/"):
         known["ipns"] = Namespace(validate=ipns.validate, select=ipns.select, quorum=IPNS_QUORUM)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from random import SystemRandom
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import trio
 
 from talos.dht.key import kad_id
 from talos.dht.query import Lookup, Purpose
+from talos.dht.region import RegionQuery
 from talos.dht.request import RequestFailed
 from talos.dht.wire import Message, MessageType, Request
 from talos.host.trace import Trace
@@ -43,6 +45,8 @@ class QueryStep:
 Observer: TypeAlias = "Callable[[QueryStep], None]"
 Answer: TypeAlias = "tuple[Sequence[PeerInfo], int]"
 """Closer peers, and how much of what is looked for."""
+Ask: TypeAlias = "Callable[[PeerId, tuple[Multiaddr, ...]], Awaitable[Answer]]"
+"""One request; RequestFailed."""
 
 
 class Search:
@@ -51,6 +55,7 @@ class Search:
     def __init__(self, state: DhtState, requests: Requests) -> None:
         self._state = state
         self._requests = requests
+        self._random = SystemRandom()
 
     async def find_node(
         self, key: bytes, purpose: Purpose, trace: Observer | None = None, *, seeds: Iterable[PeerId] = ()
@@ -67,7 +72,7 @@ class Search:
         self,
         key: bytes,
         purpose: Purpose,
-        ask: Callable[[PeerId, tuple[Multiaddr, ...]], Awaitable[Answer]],
+        ask: Ask,
         *,
         quorum: int = 0,
         trace: Observer | None = None,
@@ -89,6 +94,31 @@ class Search:
         _tell(trace, QueryStep("end", seconds, detail=f"{lookup.asked} asked", hop=lookup.hops))
         return lookup
 
+    async def region(self, key: bytes) -> Sequence[PeerInfo]:
+        """All peers around `key`, not only the k nearest; none in a network so small that these are the same."""
+        state = self._state
+        bits = state.table.region_bits()
+        if not bits:
+            return ()
+        query = RegionQuery(
+            key, state.table.nearest, own=state.host.peer_id, bits=bits, rng=self._random, config=state.config.lookup
+        )
+        with trio.move_on_after(state.config.lookup_seconds):
+            # Choosing places takes some 10 ms of hashing; a thread would race with the table.
+            while lookups := query.to_run():
+                async with trio.open_nursery() as nursery:
+                    for lookup in lookups:
+                        nursery.start_soon(self._find_node, lookup)
+        return query.peers()
+
+    async def _find_node(self, lookup: Lookup) -> None:
+        request = Request.of(Message(MessageType.FIND_NODE, lookup.key))
+
+        async def ask(peer: PeerId, addrs: tuple[Multiaddr, ...]) -> Answer:
+            return (await self._requests.ask(peer, addrs, request)).closer, 0
+
+        await _Run(lookup, ask, None).run()
+
 
 class _Run:
     """One lookup under way: a task for each request, and each answer starts those that it calls for."""
@@ -96,7 +126,7 @@ class _Run:
     def __init__(
         self,
         lookup: Lookup,
-        ask: Callable[[PeerId, tuple[Multiaddr, ...]], Awaitable[Answer]],
+        ask: Ask,
         trace: Observer | None,
     ) -> None:
         self._lookup = lookup

@@ -18,7 +18,7 @@ from talos.dht.mode import Modes
 from talos.dht.peer import PeerInfo
 from talos.dht.publisher import Publisher
 from talos.dht.query import Purpose
-from talos.dht.request import Requests
+from talos.dht.request import RequestFailed, Requests
 from talos.dht.search import Search
 from talos.dht.server import Server, check_provider_key
 from talos.dht.state import PROVIDE, VALUE, DhtState
@@ -30,7 +30,7 @@ from talos.identity.key_record import KeyRecord
 from talos.identity.keys import KeyType
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Container, Sequence
     from pathlib import Path
 
     from multiaddr import Multiaddr
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from talos.abc import Host
     from talos.dht.config import DhtMode
     from talos.dht.query import Lookup
-    from talos.dht.search import Observer
+    from talos.dht.search import Ask, Observer
     from talos.identity.peer_id import PeerId
 
 __all__ = ["Dht", "DhtStatus", "Provider", "TablePeer", "open_dht", "provider_key"]
@@ -207,6 +207,8 @@ class Dht:
             return answer.closer, int(values[peer] is not None)
 
         lookup = await self._search.run(key, Purpose.GET, ask, quorum=max(1, wanted - (held is not None)), trace=trace)
+        if state.namespaces.of(key).whole_region:
+            await self._ask_region(key, ask, values)
         found = list(dict.fromkeys(value for value in values.values() if value is not None))
         if held is not None and held.value not in found:
             found.insert(0, held.value)
@@ -215,6 +217,20 @@ class Dht:
         best = state.namespaces.best(key, found)
         self._correct(key, best, lookup, values)
         return best
+
+    async def _ask_region(self, key: bytes, ask: Ask, asked: Container[PeerId]) -> None:
+        """Asks those around `key` that a lookup has not asked."""
+
+        async def one(info: PeerInfo) -> None:
+            try:
+                await ask(*info)
+            except RequestFailed:
+                self.state.counters["regions answered in part"] += 1
+
+        async with trio.open_nursery() as nursery:
+            for info in await self._search.region(key):
+                if info.peer not in asked:
+                    nursery.start_soon(one, info)
 
     def _valid(self, record: Record | None, key: bytes) -> bytes | None:
         if record is None or record.key != key or not self.state.namespaces.is_valid(key, record.value):
@@ -281,10 +297,11 @@ class Dht:
 
         def sign() -> bytes:
             now_ms = int(clock() * 1000)
+            held = self.state.value(key_namespace.key_of(self.state.host.peer_id))
             record = KeyRecord(
                 identity=key.public_key.data,
                 x25519=x25519,
-                seq=now_ms,
+                seq=now_ms if held is None else max(now_ms, key_namespace.seq_of(held.value) + 1),
                 not_before_ms=now_ms,
                 not_after_ms=now_ms + int(config.key_record_seconds * 1000),
                 name=name,

@@ -14,6 +14,7 @@ import trio.testing
 from talos.abc import AddressConfirmed
 from talos.addr import parse
 from talos.dht import DhtConfig, DhtMode, DhtModeChanged, DhtScope, LookupConfig, key_namespace, provider_key
+from talos.dht.key import kad_id
 from talos.dht.state import VALUE
 from talos.errors import ConfigError, LimitExceeded, PeerNotFound, RecordRejected, RoutingError
 from talos.identity.keys import PrivateKey
@@ -327,6 +328,28 @@ class TestValues:
                     await peers[1].dht.provide(key)
                 with pytest.raises(ConfigError):
                     await peers[1].dht.find_providers(key)
+
+
+async def test_key_records_are_kept_by_a_whole_region(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As small as it is, this network has no region beyond the k nearest, so k is less here.
+    config = replace(TEST_CONFIG, lookup=LookupConfig(k=3, beta=3))
+    async with dht_network(12, config) as peers:
+        await trio.sleep(1)
+        await peers[1].dht.publish_keys(bytes(32))
+        assert sum(peer.dht.status().values for peer in peers) == 3
+        monkeypatch.setattr("talos.dht.routing_table.RoutingTable.region_bits", lambda _table: 1)
+        key = key_namespace.key_of(peers[1].id)
+        await peers[1].dht.publish_keys(b"\1" * 32)
+        region = [peer for peer in peers[:1] + peers[2:] if kad_id(peer.id.raw) >> 255 == kad_id(key) >> 255]
+        holders = [peer for peer in region if peer.dht.state.value(key) is not None]
+        assert len(holders) == len(region)
+        # The nearest ones forget it, or say so: it is found nevertheless.
+        for peer in sorted(holders, key=lambda peer: kad_id(peer.id.raw) ^ kad_id(key))[:3]:
+            peer.dht.state.remove_value(key)
+        if len(holders) > 3:
+            assert (await peers[5].dht.keys_of(peers[1].id)) is not None
 
 
 async def test_a_trace_tells_each_step(autojump_clock: MockClock) -> None:

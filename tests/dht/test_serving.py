@@ -16,7 +16,8 @@ from talos.dht import DhtMode, DhtScope, provider_key
 from talos.dht.key import kad_id
 from talos.dht.peer import PeerInfo
 from talos.dht.providers import StoredProvider
-from talos.dht.wire import MAX_ANSWER_BYTES, Message, MessageType, Record, decode, encode
+from talos.dht.request import RequestFailed
+from talos.dht.wire import MAX_ANSWER_BYTES, Message, MessageType, Record, Request, decode, encode
 from talos.errors import RoutingError, StreamCode
 from talos.identity.keys import PrivateKey
 from talos.identity.peer_id import PeerId
@@ -312,6 +313,23 @@ class TestOddServers:
 
 
 class TestStreams:
+    async def test_what_is_told_on_a_stream_that_has_broken_goes_on_a_new_one(self, autojump_clock: MockClock) -> None:
+        async with dht_network(2) as peers:
+            for _ in range(2):
+                await peers[1].dht.closest_peers(KEY)
+            requests = peers[1].dht._requests
+            for line in requests._idle[peers[0].id]:
+                line.stream.reset()
+            told = Request.of(
+                Message(MessageType.ADD_PROVIDER, KEY, providers=(PeerInfo(peers[1].id, (ADDR,)),)),
+            )
+            await requests.tell(peers[0].id, (), told)
+            await trio.sleep(1)
+            assert peers[0].dht.status().providers == 1
+            with pytest.raises(RequestFailed):
+                await requests.tell(somebody(), (), told)
+            assert peers[1].dht.status().counters["requests failed"] == 1
+
     async def test_they_are_kept_and_closed_in_time(self, autojump_clock: MockClock) -> None:
         async with dht_network(4) as peers:
             await trio.sleep(60)
