@@ -72,8 +72,8 @@ class GossipLimits:
     """GRAFT, PRUNE, IHAVE, IWANT and IDONTWANT in one RPC."""
     control_ids: int = 16 * 1024
     """Message ids in one RPC."""
-    messages: int = 4096
-    """Messages in one RPC."""
+    messages: int = 512
+    """Messages taken of one RPC, for each may cost a signature: gossip may bring the others again."""
     subscriptions: int = 100
     """In one RPC."""
     topics: int = 100

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Outbox"]
 
-_BATCH_BYTES = 64 * 1024
-"""An RPC is closed at this size, so that its reader can begin."""
+_BATCH_BYTES = 60 * 1024
+"""An RPC is closed at this size, so that its reader can begin; and 64 KiB are the most that rust-libp2p reads."""
 _FRAME_BYTES = 16
 """Tags and lengths around the control part and the RPC."""
 
@@ -129,8 +129,7 @@ class Outbox:
         while self._subscriptions and len(outer) < self._limits.subscriptions:
             topic = next(iter(self._subscriptions))
             outer.append(wire.subscription(topic, wanted=self._subscriptions.pop(topic)))
-        room = self._take_control(control)
-        room = min(_BATCH_BYTES, self._limits.rpc_bytes - room) - sum(map(len, outer))
+        room = min(_BATCH_BYTES, self._limits.rpc_bytes) - self._take_control(control) - sum(map(len, outer))
         self._take_messages(outer, room, alone=not (outer or control))
         return wire.assemble(outer, control) if outer or control else b""
 

@@ -318,6 +318,7 @@ class Router:
         if read.messages:
             if direct or self._gater.accepts(peer, now):
                 self._messages(neighbour, read.messages, now)
+                self.stats.throttled += read.left_out
             else:
                 self.stats.gated += 1
         if read.control is not None and neighbour.meshes:

@@ -49,7 +49,7 @@ _FROM, _DATA, _SEQNO, _TOPIC, _SIGNATURE, _KEY = 0x0A, 0x12, 0x1A, 0x22, 0x2A, 0
 _MESSAGE_FIELDS = frozenset((_FROM, _DATA, _SEQNO, _TOPIC, _SIGNATURE, _KEY))
 _UNSIGNED_FIELDS = frozenset((_SIGNATURE, _KEY))
 _MAX_MESSAGE_FIELDS = 64
-_MAX_SURPLUS = 4096
+_MAX_SURPLUS = 8192
 """Fields of an RPC beyond the messages and subscriptions it may have: they are counted, not refused."""
 _COUNTED = frozenset((_IHAVE, _IWANT, _PRUNE, _IDONTWANT))
 
@@ -93,6 +93,8 @@ class Rpc:
     control: Control | None = None
     surplus: int = 0
     """Subscriptions over the limit, not looked at."""
+    left_out: int = 0
+    """Messages over the limit."""
 
 
 class MessageFields:
@@ -165,7 +167,10 @@ def decode_rpc(data: bytes, limits: GossipLimits) -> Rpc:
     most = limits.messages + limits.subscriptions + _MAX_SURPLUS
     for tag, _, begin, end in fields.spans(data, most):
         if tag == _PUBLISH:
-            rpc.messages.append(data[begin:end])
+            if len(rpc.messages) < limits.messages:
+                rpc.messages.append(data[begin:end])
+            else:
+                rpc.left_out += 1
         elif tag == _CONTROL:
             control_size += end - begin
             if control_size > limits.control_bytes:
@@ -176,8 +181,6 @@ def decode_rpc(data: bytes, limits: GossipLimits) -> Rpc:
                 rpc.subscriptions.append(_subscription(data[begin:end], limits))
             else:
                 rpc.surplus += 1
-    if len(rpc.messages) > limits.messages:
-        raise RemoteProtocolError(f"RPC of more than {limits.messages} messages")
     if control:
         rpc.control = _control(b"".join(control), limits)
     return rpc

@@ -321,6 +321,14 @@ def test_who_stays_graylisted_is_left() -> None:
     assert not kinds(router.heartbeat(13), Disconnect)
 
 
+def test_of_one_rpc_so_many_messages_are_taken_and_the_others_may_come_again() -> None:
+    router = router_with(1, limits=GossipLimits(messages=2))
+    assert len(kinds(give(router, 1, *[message(author) for author in (5, 6, 7)]), Deliver)) == 2
+    assert router.stats.throttled == 1
+    assert router.score(peer(1)) == 0
+    assert kinds(give(router, 1, message(7)), Deliver)
+
+
 def test_a_slow_peer_loses_alone() -> None:
     router = router_with(1, 2, limits=GossipLimits(outbox_messages=3))
     for _ in range(5):

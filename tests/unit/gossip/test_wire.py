@@ -160,7 +160,6 @@ def test_malformed_rpcs(data: bytes) -> None:
         (GossipLimits(control_ids=2), rpc(control=(wire.ihave("", [b""] * 2),))),
         (GossipLimits(control_ids=3), rpc(control=(wire.iwant([b""] * 2),) * 2)),
         (GossipLimits(), b"\x0a\x00" * 100_000),
-        (GossipLimits(messages=2), rpc(*[wire.publish(b"")] * 3)),
         (GossipLimits(topic_bytes=3), rpc(control=(wire.graft("four"),))),
     ],
 )
@@ -180,6 +179,11 @@ def test_surplus_subscriptions_are_counted_not_read() -> None:
     read = wire.decode_rpc(data, GossipLimits(subscriptions=2))
     assert len(read.subscriptions) == 2
     assert read.surplus == 1
+
+
+def test_messages_over_the_limit_are_left_out() -> None:
+    read = wire.decode_rpc(rpc(*[wire.publish(b"%d" % number) for number in range(5)]), GossipLimits(messages=3))
+    assert (read.messages, read.left_out) == ([b"0", b"1", b"2"], 2)
 
 
 def test_fields_of_other_proposals_are_skipped() -> None:
