@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from bench import bulk, connections, latency, lookups, memory, report, streams, tunnel
+from bench import bulk, connections, dht, gossip, latency, lookups, memory, report, streams, tunnel
 from bench.measure import Series
 from bench.side import Side
 from interop.adapters import ROOT, prepare
@@ -31,6 +31,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     *latency.SCENARIOS,
     *streams.SCENARIOS,
     *memory.SCENARIOS,
+    *gossip.SCENARIOS,
+    *dht.SCENARIOS,
 )
 PEERS = ("talos", "js", "go", "rust", "py")
 OWN_ROWS = {"P12": lookups, "P14": tunnel}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from interop.process import PeerFailed, cpu_seconds, dial, listener
+from interop.process import PeerFailed, cpu_seconds, dial, listener, network
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Operated", "Side"]
 
 DEADLINE_SECONDS = 120.0
+NETWORK_STACK = "tcp/noise/yamux"
 MAX_USES = {"py": 20}
 """After about 250 inbound connections py takes no more, so its listener is replaced in time."""
 
@@ -65,6 +66,12 @@ class Side:
                 result=result, dialer_cpu=result["cpu_seconds"], listener_cpu=cpu_seconds(peer.pid) - before
             )
         raise PeerFailed(f"{self.name}: {operation} is not done within {DEADLINE_SECONDS:.0f} s")
+
+    async def network(self, **options: object) -> Mapping[str, Any]:
+        """What a whole network of this implementation, in one process, measured of itself; PeerFailed as above."""
+        with trio.move_on_after(DEADLINE_SECONDS):
+            return await network(self.adapter, NETWORK_STACK, **options)
+        raise PeerFailed(f"{self.name}: the network is not done within {DEADLINE_SECONDS:.0f} s")
 
     async def aclose(self) -> None:
         """Ends the listeners; the next use starts new ones."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from interop.adapters import Adapters
     from interop.matrix import Cell, Matrix, Operation
+    from interop.network_cells import NetworkCell
     from interop.process import Adapter
 
 __all__ = ["Outcome", "check", "run_cell", "run_cells"]
@@ -33,7 +34,7 @@ LONG_CONNECTIONS = 3
 class Outcome:
     """What became of a cell. Neither `failed` nor `skipped`: it passed."""
 
-    cell: Cell
+    cell: Cell | NetworkCell
     failed: str | None = None
     skipped: str | None = None
     seconds: float = 0.0

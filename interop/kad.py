@@ -7,6 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from interop.operations import OperationFailed
 from interop.stack import LISTEN, node_config
 from talos import open_host
@@ -26,6 +28,8 @@ __all__ = ["OPERATIONS", "joined_dht", "network", "operate"]
 
 EXAMPLE = "example"
 """The namespace that every adapter accepts unchecked."""
+LINGER_SECONDS = 0.5
+"""Nobody answers a provider record, and one that is still on its way dies with the connection."""
 
 
 @asynccontextmanager
@@ -69,6 +73,7 @@ async def get(dht: Dht, host: Host, key: str) -> dict[str, Any]:  # noqa: ARG001
 
 async def provide(dht: Dht, host: Host, key: str) -> dict[str, Any]:
     await dht.provide(bytes.fromhex(key))
+    await trio.sleep(LINGER_SECONDS)
     return {"key": key, "peer_id": str(host.peer_id), "ok": True}
 
 
@@ -146,7 +151,7 @@ def _timed(writer: tuple[Dht, Host], reader: tuple[Dht, Host]) -> dict[str, Call
             raise OperationFailed("another value than was put")
 
     return {
-        "provide": lambda number: provide(*writer, key("provided", number)),
+        "provide": lambda number: writer[0].provide(bytes.fromhex(key("provided", number))),
         "put": lambda number: put(*writer, name(number), key("value", number)),
         "get": checked_get,
         "find": lambda number: find_providers(*reader, key("provided", number)),

@@ -23,6 +23,7 @@ from interop.stack import LISTEN, node_config
 from talos import open_host
 from talos.abc import PeerIdentified
 from talos.addr import parse
+from talos.dht import DhtMode
 from talos.errors import ConfigError, TalosError
 from talos.identity.peer_id import PeerId
 from talos.program import run
@@ -103,7 +104,7 @@ async def listen(options: argparse.Namespace) -> None:
             gossip = await stack.enter_async_context(broadcast.joined_gossip(host, options.gossip))
             messages = await stack.enter_async_context(gossip.subscribe(options.gossip))
         if options.dht:
-            await stack.enter_async_context(kad.joined_dht(host, options.dht, kad.DhtMode.SERVER, options.bootstrap))
+            await stack.enter_async_context(kad.joined_dht(host, options.dht, DhtMode.SERVER, options.bootstrap))
         else:
             await broadcast.connected(host, options.bootstrap)
         for addr in host.addrs:

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
 __all__ = [
     "Adapter",
@@ -28,6 +28,7 @@ __all__ = [
     "dial",
     "holding",
     "listener",
+    "network",
     "open_files",
     "private_bytes",
 ]
@@ -56,8 +57,13 @@ class Adapter:
     cwd: Path | None = None
 
     def arguments(self, *words: str, **options: object) -> list[str]:
-        """The command with `words`, then each option as `--name value`."""
-        named = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+        """The command with `words`, then each option as `--name value`, a list's as often as it has members."""
+        named = [
+            part
+            for name, value in options.items()
+            for each in (value if isinstance(value, list) else [value])
+            for part in (f"--{name}", str(each))
+        ]
         return [*self.command, *words, *named]
 
 
@@ -67,11 +73,22 @@ class ListenerProcess:
 
     addr: str
     pid: int
+    _process: trio.Process
+    _lines: _Lines
     _stderr: IO[bytes]
 
     def said(self) -> list[str]:
         """The last lines of its stderr."""
         return _tail(self._stderr)
+
+    async def line(self) -> str | None:
+        """The next line that it prints after `ready`, None at its end."""
+        return await self._lines.next()
+
+    async def end(self) -> None:
+        """Tells it to end; what it still has to say stands in its lines."""
+        assert self._process.stdin is not None
+        await self._process.stdin.aclose()
 
 
 @dataclass(slots=True)
@@ -96,9 +113,11 @@ class _Lines:
 
 
 @asynccontextmanager
-async def listener(adapter: Adapter, stack: str, listen: str | None = None) -> AsyncIterator[ListenerProcess]:
+async def listener(
+    adapter: Adapter, stack: str, listen: str | None = None, **more: object
+) -> AsyncIterator[ListenerProcess]:
     """A listening peer for the length of the block; PeerFailed when it does not become ready."""
-    options = {"stack": stack} | ({} if listen is None else {"listen": listen})
+    options = {"stack": stack} | ({} if listen is None else {"listen": listen}) | more
     async with _ready(adapter, adapter.arguments("listen", **options)) as peer:
         yield peer
 
@@ -125,7 +144,7 @@ async def _ready(adapter: Adapter, command: list[str]) -> AsyncIterator[Listener
                 else "ended before it was ready"
             )
             raise PeerFailed(f"{adapter.name}: {command[len(adapter.command)]} {why}{_reason(stderr)}")
-        yield ListenerProcess(addr, process.pid, stderr)
+        yield ListenerProcess(addr, process.pid, process, lines, stderr)
 
 
 async def _first_addr(lines: _Lines) -> str | None:
@@ -139,10 +158,27 @@ async def _first_addr(lines: _Lines) -> str | None:
 
 
 async def dial(
-    adapter: Adapter, addr: str, stack: str, operation: str, options: Mapping[str, object] | None = None
+    adapter: Adapter,
+    addr: str,
+    stack: str,
+    operation: str,
+    options: Mapping[str, object] | None = None,
+    *,
+    words: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Runs one operation against `addr`; the caller sets the deadline, and cancelling kills the dialer."""
-    command = adapter.arguments("dial", addr, operation, stack=stack, **(options or {}))
+    return await answer(
+        adapter, operation, adapter.arguments("dial", addr, operation, *words, stack=stack, **(options or {}))
+    )
+
+
+async def network(adapter: Adapter, stack: str, **options: object) -> dict[str, Any]:
+    """Runs a whole network in one process and returns what it measured."""
+    return await answer(adapter, "network", adapter.arguments("network", stack=stack, **options))
+
+
+async def answer(adapter: Adapter, operation: str, command: list[str]) -> dict[str, Any]:
+    """The JSON object that a command prints before it ends well."""
     output = bytearray()
     async with _started(adapter, command, grace=0) as (process, stderr):
         assert process.stdout is not None

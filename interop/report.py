@@ -6,6 +6,8 @@ import json
 import platform
 from typing import TYPE_CHECKING, Any
 
+from interop.matrix import Cell
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -15,6 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["as_json", "counts", "line", "markdown"]
 
 REASON_CHARACTERS = 300
+NETWORKS = (
+    "A DHT pair puts a value, gets it, provides and finds a provider. In the mixed network 12 servers know one Talos",
+    "node to begin with; with each peer, what one puts or provides the other finds, both ways, and peers that only",
+    "Talos nodes are connected to are found through them. A gossip pair sends ten signed messages of 2 KiB; in the",
+    "mixed mesh each implementation publishes ten, and every node tells of every one, once, by its author.",
+)
+NETWORK_RESULTS = ("network", "gossip", "mesh", "features")
 
 
 def line(outcome: Outcome) -> str:
@@ -36,7 +45,12 @@ def _figures(outcome: Outcome) -> str:
     if "reconnect" in results:
         again = results["reconnect"]
         parts.append(f"{again['count'] / again['seconds']:.0f} reconnects/s")
+    parts += [f"{name}: {_told(results[name])}" for name in results if name in NETWORK_RESULTS]
     return ", ".join(parts)
+
+
+def _told(result: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in result.items())
 
 
 def _rate(size: int, seconds: float) -> str:
@@ -87,11 +101,17 @@ def markdown(outcomes: Sequence[Outcome], adapters: Adapters) -> str:
         "| stack | dialer | listener | outcome | figures |",
         "|---|---|---|---|---|",
     ]
-    for outcome in sorted(outcomes, key=lambda outcome: (outcome.cell.peer, outcome.cell.name)):
-        cell = outcome.cell
-        detail = outcome.failed or outcome.skipped or _figures(outcome)
-        lines.append(f"| {cell.stack} | {cell.dialer} | {cell.listener} | {outcome.word.lower()} | {_cell(detail)} |")
+    ordered = sorted(outcomes, key=lambda outcome: (outcome.cell.peer, outcome.cell.name))
+    lines += [_row(outcome, outcome.cell.stack) for outcome in ordered if isinstance(outcome.cell, Cell)]
+    lines += ["", *NETWORKS, "", "| network | client | server | outcome | figures |", "|---|---|---|---|---|"]
+    lines += [_row(outcome, outcome.cell.kind) for outcome in ordered if not isinstance(outcome.cell, Cell)]
     return "\n".join(lines) + "\n"
+
+
+def _row(outcome: Outcome, first: str) -> str:
+    cell = outcome.cell
+    detail = outcome.failed or outcome.skipped or _figures(outcome)
+    return f"| {first} | {cell.dialer} | {cell.listener} | {outcome.word.lower()} | {_cell(detail)} |"
 
 
 def _cell(text: str) -> str:

@@ -21,6 +21,8 @@ import (
 const (
 	tableWait = 10 * time.Second
 	pollEvery = 20 * time.Millisecond
+	// Nobody answers a provider record, and one that is still on its way dies with the connection.
+	lingering = 500 * time.Millisecond
 )
 
 // anything is the validator of /example/.
@@ -114,7 +116,9 @@ func provide(ctx context.Context, h host.Host, d *dht.IpfsDHT, words []string) (
 	if err != nil {
 		return nil, err
 	}
-	return result{"key": words[0], "peer_id": h.ID().String(), "ok": true}, d.Provide(ctx, cidOf(key), true)
+	err = d.Provide(ctx, cidOf(key), true)
+	time.Sleep(lingering)
+	return result{"key": words[0], "peer_id": h.ID().String(), "ok": true}, err
 }
 
 func findProviders(ctx context.Context, _ host.Host, d *dht.IpfsDHT, words []string) (result, error) {

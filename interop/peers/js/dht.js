@@ -11,6 +11,8 @@ import { openNode } from './stack.js'
 
 const TABLE_MS = 10_000
 const POLL_MS = 20
+// Nobody answers a provider record, and one that is still on its way dies with the connection.
+const LINGER_MS = 500
 const MANY = 100_000
 const LOOPBACK = '/ip4/127.0.0.1/tcp/0'
 
@@ -74,6 +76,7 @@ async function get (node, key) {
 
 async function provide (node, key) {
   await node.contentRouting.provide(cidOf(bytes(key)))
+  await sleep(LINGER_MS)
   return { key, peer_id: node.peerId.toString(), ok: true }
 }
 

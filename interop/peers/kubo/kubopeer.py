@@ -17,7 +17,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -190,7 +190,7 @@ def find_providers(node: Daemon, options: argparse.Namespace, key: str) -> Resul
 
 
 # Each with the number of words behind its name.
-OPERATIONS = {
+OPERATIONS: dict[str, tuple[int, Callable[..., Result]]] = {
     "find-peer": (1, find_peer),
     "put": (2, put),
     "get": (1, get),

@@ -22,8 +22,8 @@ from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.pubsub.score import ScoreParams, TopicScoreParams
 from libp2p.tools.anyio_service import background_trio_service
-from pybase import OpenHost, Refused, tell
-from pydht import LOOPBACK, POLL_SECONDS
+from pybase import OpenHost, Refused, tell  # type: ignore[import-not-found] # beside this file when it runs
+from pydht import LOOPBACK, POLL_SECONDS  # type: ignore[import-not-found] # beside this file when it runs
 
 # Newest first; beyond 1.3 the library has versions of its own.
 PROTOCOLS = [TProtocol(f"/meshsub/{version}") for version in ("1.3.0", "1.2.0", "1.1.0", "1.0.0")]
@@ -39,7 +39,7 @@ QUEUED = 4096
 
 # As shipped both are 32: a burst is lost on the first inch and on the last.
 pubsub_module.SUBSCRIPTION_CHANNEL_SIZE = QUEUED
-pubsub_module.RpcQueue = partial(RpcQueue, QUEUED)  # type: ignore[misc,assignment]
+pubsub_module.RpcQueue = partial(RpcQueue, QUEUED)
 
 
 @asynccontextmanager

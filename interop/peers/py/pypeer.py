@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 import multiaddr
-import pydht
-import pygossip
+import pydht  # type: ignore[import-not-found] # beside this file when it runs
+import pygossip  # type: ignore[import-not-found] # beside this file when it runs
 import trio
 from libp2p import create_new_ed25519_key_pair, new_host
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
@@ -37,7 +37,7 @@ from libp2p.stream_muxer.mplex.mplex import MPLEX_PROTOCOL_ID, Mplex
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.utils.varint import read_length_prefixed_protobuf
-from pybase import Refused, Result, leave
+from pybase import Refused, Result, leave  # type: ignore[import-not-found] # beside this file when it runs
 from pydht import DHTMode
 
 ECHO = "/echo/1.0.0"

@@ -9,7 +9,7 @@ use libp2p::{
     swarm::SwarmEvent,
 };
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::{
     Failure, hex,
@@ -17,6 +17,8 @@ use crate::{
 };
 
 const JOINED_WITHIN: Duration = Duration::from_secs(10);
+/// Nobody answers a provider record, and one that is still on its way dies with the connection.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// Connects, and waits until identify has told that each speaks the DHT's protocol.
 pub async fn join(
@@ -160,6 +162,7 @@ async fn provide(node: &mut Node, key: &str) -> Result<Value, Failure> {
     loop {
         if let (QueryResult::StartProviding(done), true) = progress(node, query).await {
             done?;
+            node.run_until(tokio::spawn(sleep(LINGER))).await?;
             return Ok(json!({ "key": key, "peer_id": node.peer_id().to_string(), "ok": true }));
         }
     }
