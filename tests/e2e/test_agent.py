@@ -95,11 +95,12 @@ def test_a_crowd_of_commands_without_an_agent(home: Path) -> None:
 @pytest.mark.parametrize("ends", [None, signal.SIGKILL, signal.SIGTERM])
 def test_twenty_commands_while_an_agent_comes_or_goes(home: Path, ends: signal.Signals | None) -> None:
     with contextlib.ExitStack() as stack:
-        agent = stack.enter_context(up(home)) if ends is not None else None
-        commands = [command(home) for _ in range(20)]
-        if agent is None:
+        if ends is None:
+            commands = [command(home) for _ in range(20)]
             stack.enter_context(up(home))
         else:
+            agent = stack.enter_context(up(home))
+            commands = [command(home) for _ in range(20)]
             agent.send_signal(ends)
         all_succeed(commands)
 

@@ -391,10 +391,12 @@ server = "echo"
 
 def test_a_home_serves_once(alice: Agent, bob: Agent) -> None:
     with lend(alice, bob) as (process, ready):
-        done = alice.talos("--json", "mcp-serve", "--authorized-peer", PEER, "--command", "cat", "--port", "0")
+        done = alice.talos("--json", "up", "--port", "0")
         refused = error_of(done)
         assert refused["code"] == "home_in_use"
         assert f"pid {process.pid}" in refused["message"]
+        twice = alice.talos("--json", "mcp-serve", "--authorized-peer", PEER, "--command", "cat")
+        assert "lent already" in error_of(twice)["message"]
         # A connection out of the same home works beside it.
         done = alice.talos("--json", "mcp-connect", ready["addrs"][0].replace(alice.peer_id, PEER), input=PING)
         assert error_of(done)["exit"] != 9

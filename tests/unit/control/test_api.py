@@ -13,8 +13,9 @@ import trio
 import trio.lowlevel
 
 from talos import __version__
-from talos.control import api, client, operations, server
+from talos.control import api, client, operations, server, snapshots
 from talos.control.client import AgentLost, Client, GoingAway, NoAgent
+from talos.control.event_log import EventLogConfig
 from talos.control.failure import Failure
 from talos.control.home import find_socket, read_agent_file
 from talos.control.kinds import MAX_BODY_BYTES, STREAM_EVENTS
@@ -111,7 +112,7 @@ async def test_a_route_that_raises_is_a_500_and_the_next_one_works(
         return {"x": "y" * 70_000}
 
     found = {"broken": broken, "large": large}
-    monkeypatch.setattr(api.snapshots, "find", lambda route: (found[route], {}))
+    monkeypatch.setattr(snapshots, "find", lambda route: (found[route], {}))
     async with serve() as served:
         for route in found:
             status, _, answer = await served.ask(raw, served.home, "GET", f"/v1/{route}")
@@ -212,7 +213,7 @@ async def test_operations_are_bounded(serve: Serve, monkeypatch: pytest.MonkeyPa
 
 
 def _small(self: operations.OperationsConfig) -> None:
-    for name, value in {"at_once": 2, "lease_seconds": 10.0, "log": operations.EventLogConfig()}.items():
+    for name, value in {"at_once": 2, "lease_seconds": 10.0, "log": EventLogConfig()}.items():
         object.__setattr__(self, name, value)
 
 
@@ -278,7 +279,7 @@ async def test_a_reader_that_was_too_slow_learns_what_it_missed(serve: Serve) ->
         first = await served.ask(next, events)
         assert (first.kind, first.fields["missed"]) == ("lagged", 5000 - 4096)
         assert (await served.ask(next, events)).number == 5000 - 4096 + 1
-        events.close()  # type: ignore[attr-defined]
+        events.close()
         status, _, _ = await served.ask(raw, served.home, "GET", "/v1/events", **{"Last-Event-ID": "x"})
         assert status == 400
 
@@ -291,7 +292,7 @@ async def test_streams_are_bounded(serve: Serve, monkeypatch: pytest.MonkeyPatch
         await served.ask(next, open_stream)
         status, _, _ = await served.ask(raw, served.home, "GET", "/v1/events")
         assert status == 429
-        open_stream.close()  # type: ignore[attr-defined]
+        open_stream.close()
 
 
 async def test_peers_who_come_and_go_are_events(serve: Serve, memory_config: Any) -> None:
@@ -305,7 +306,7 @@ async def test_peers_who_come_and_go_are_events(serve: Serve, memory_config: Any
         gone = await served.ask(next, events)
         assert [event.fields["connected"] for event in (here, gone)] == [True, False]
         assert here.fields["peer_id"] == gone.fields["peer_id"] == str(other.peer_id)
-        events.close()  # type: ignore[attr-defined]
+        events.close()
 
 
 # -- clients that misbehave
@@ -355,7 +356,7 @@ async def test_a_client_that_never_reads_does_not_hold_the_end(serve: Serve, mon
 
 async def test_a_server_that_raises_is_started_again(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    original = server.serve
+    original: Any = getattr(server, "serve")  # noqa: B009 - of another module, as mypy sees it
 
     async def raising(*args: Any, **options: Any) -> None:
         calls.append(1)
