@@ -75,6 +75,7 @@ class Core:
             durable=durable or _nothing_waits,
             retry_seconds=config.retry_seconds,
         )
+        self.driver.hears = self.tell
         self._listeners: set[trio.MemorySendChannel[Effect]] = set()
         self._answers: dict[int, trio.Event] = {}
         self.responses: dict[int, Response] = {}

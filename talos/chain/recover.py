@@ -217,8 +217,8 @@ def _compare(directory: Path, head: bytes | None, result: Recovery) -> None:
             raise ProofInvalid("what was saved is another chain than the one that HEAD signs")
     finally:
         reading.close()
-    if not result.missing:
-        files.write_head(directory, head)
+    # Also over a chain that is shorter: it must not be continued, for its author has signed those heights once.
+    files.write_head(directory, head)
 
 
 def _begin_linked(directory: Path, wallet: Wallet, aside: Path, result: Recovery) -> None:

@@ -83,6 +83,9 @@ class Store:
             with suppress(OSError):
                 self._lock.closed()
         self._db.close()
+        if not clean and not self._journal.exists():  # a failed chain whose journal SQLite wrote back at the end
+            with suppress(OSError):
+                self._lock.closed()
         self._lock.release()
 
     # -- Own entries

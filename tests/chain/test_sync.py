@@ -10,8 +10,7 @@ import pytest
 import trio
 
 from talos.addr import parse
-from talos.chain import ChainConfig, ChainReader, open_chain, verify_reader
-from talos.chain import wire
+from talos.chain import ChainConfig, ChainReader, open_chain, verify_reader, wire
 from talos.chain.messages import Code, ProofReq, Range, Request, Response, Status
 from talos.chain.sync import CHAIN
 from talos.errors import LocalProtocolError
