@@ -359,9 +359,18 @@ class Following:
         for height, block in enumerate(blocks, opened.start):
             if not candidate.matches(block, height):
                 self._ask_again(candidate, height, opened.end)
-                return self.blame(job.peer, Reason.BODY, f"block {height} is not the one of its header", now)
+                return self._other_block(job, height, now)
             candidate.take_body(job.peer, height, block.items)
         self._ask_again(candidate, opened.start + len(blocks), opened.end)
+        return self.pump(now)
+
+    def _other_block(self, job: _Job, height: int, now: Now) -> list[Effect]:
+        """A block of another header: in a shared chain an honest peer may be on another branch by now."""
+        session = self._sessions.get(job.peer)
+        assert session is not None
+        if self._state.params.mode is Mode.FEED:
+            return self.blame(job.peer, Reason.BODY, f"block {height} is not the one of its header", now)
+        session.denied = True
         return self.pump(now)
 
     def _check_bodies(self, candidate: Candidate, now: Now) -> list[Effect]:

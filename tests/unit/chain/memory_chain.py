@@ -338,10 +338,9 @@ class Network:
         while True:
             self.settle()
             times = [time for node in self.nodes.values() if (time := node.machine.next_deadline()) is not None]
-            soonest = min(times, default=end)
-            if soonest > end:
+            if not times or min(times) > end:
                 break
-            self._go_to(max(soonest, self.seconds))
+            self._go_to(max(min(times), self.seconds))
             for node in self.nodes.values():
                 deadline = node.machine.next_deadline()
                 if deadline is not None and deadline <= self.seconds:

@@ -389,6 +389,20 @@ def test_blocks_of_other_headers_are_a_fault() -> None:
     assert run.node.tip == theirs.blocks[-1].block_id
 
 
+def test_a_peer_on_another_branch_by_now_is_asked_no_more_and_not_blamed() -> None:
+    base = Builder(SHARED).grow(3, 1)
+    theirs, others = base.fork(3).grow(20, 100), base.fork(3).grow(20, 200, key=1)
+    run = Script(Node("n", SHARED, base.blocks), "p", "q")
+    run.claim("p", theirs)
+    run.claim("q", others)
+    run.headers("p", theirs)
+    run.blocks("q", others)
+    assert run.faults == []
+    run.serve(theirs)
+    assert run.node.machine.tip.header.height == 23
+    assert run.faults == []
+
+
 def test_withheld_bodies_leave_the_tip_where_it_was() -> None:
     run, theirs = script(ours=3)
     theirs.grow(20, 100)
