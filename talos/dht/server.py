@@ -125,9 +125,10 @@ class Server:
 
     def _closer(self, key: bytes, asker: PeerId) -> tuple[PeerInfo, ...]:
         """The k nearest servers that can be dialled, without the asker."""
-        state = self._state
-        nearest = state.table.nearest(kad_id(key), exclude=(asker,))
-        return tuple(PeerInfo(peer, addrs) for peer in nearest if (addrs := state.addrs_of(peer)))
+        state, raw, most = self._state, asker.raw, self._state.config.table.bucket_size
+        nearest = state.table.nearest(kad_id(key), most + 1)
+        named = [PeerInfo(peer, addrs) for peer in nearest if peer.raw != raw and (addrs := state.addrs_of(peer))]
+        return tuple(named[:most])
 
     # ------------------------------------------------------------------------------- values
 

@@ -55,6 +55,7 @@ class DhtState:
         self.no_longer_alone = trio.Event()
         """Set when the empty table gets a member; whoever has seen it puts a new one here."""
         self.own: dict[tuple[str, bytes], OwnRecord] = {}
+        self._own_raw = host.peer_id.raw
         self._own_addrs: tuple[tuple[Multiaddr, ...], tuple[Multiaddr, ...]] = ((), ())
         """`host.addrs`, and those without the peer id."""
         self._load()
@@ -69,7 +70,7 @@ class DhtState:
 
     def addrs_of(self, peer: PeerId) -> tuple[Multiaddr, ...]:
         """Where `peer`, or we, may be dialled, as far as that may be told."""
-        if peer != self.host.peer_id:
+        if peer.raw != self._own_raw:
             return self.in_scope(self.host.peerstore.addrs(peer))
         told = tuple(self.host.addrs)
         if told != self._own_addrs[0]:

@@ -69,8 +69,10 @@ class MemoryPeerstore:
         entry = self._entries.get(peer)
         if entry is None:
             return ()
+        if entry.connected:
+            return tuple(entry.addrs)
         now = self._clock()
-        return tuple(addr for addr, expires in entry.addrs.items() if entry.connected or expires > now)
+        return tuple(addr for addr, expires in entry.addrs.items() if expires > now)
 
     def protocols(self, peer: PeerId) -> frozenset[ProtocolId]:
         """As `abc.Peerstore`."""
