@@ -16,10 +16,13 @@ from talos.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["PerfSettings", "Settings", "perf_settings", "settings"]
+__all__ = ["KAD_ROLES", "KadSettings", "PerfSettings", "Settings", "kad_settings", "perf_settings", "settings"]
 
 DEFAULT_TIMEOUT_SECONDS = 180.0
 PERF_TIMEOUT_SECONDS = 300.0
+KAD_ROLES = ("bootstrap", "provider", "querier")
+KAD_STACK = ("tcp", "noise", "yamux")
+"""The kad-dht harness names none; this one everybody has."""
 STANDALONE = frozenset({"quic", "quic-v1", "webtransport", "webrtc", "webrtc-direct", "https"})
 """Transports that bring their own security and streams, so that neither is named."""
 LEGACY_KEY = "listenerAddr"
@@ -62,6 +65,37 @@ class PerfSettings:
     upload_iterations: int
     download_iterations: int
     latency_iterations: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KadSettings:
+    """A kad-dht run: a role, and the names that all three agree on by the test's key."""
+
+    common: Settings
+    role: str
+    test_key: str
+
+    @property
+    def bootstrap_key(self) -> str:
+        return f"{self.test_key}_bootstrap_addr"
+
+    @property
+    def done_key(self) -> str:
+        return f"{self.test_key}_provider_done"
+
+    @property
+    def provided_key(self) -> bytes:
+        """Plain text, not a multihash."""
+        return f"interop-test-key-{self.test_key}".encode()
+
+    @property
+    def value_key(self) -> bytes:
+        return f"/example/data/{self.test_key}".encode()
+
+    @property
+    def query_seconds(self) -> float:
+        """Less than the whole run has, so that a querier can tell what it missed."""
+        return self.common.timeout_seconds * 0.5
 
 
 class _Variables:
@@ -152,6 +186,18 @@ def perf_settings(environ: Mapping[str, str]) -> PerfSettings:
         download_iterations=variables.natural("DOWNLOAD_ITERATIONS", 10),
         latency_iterations=variables.natural("LATENCY_ITERATIONS", 100),
     )
+
+
+def kad_settings(environ: Mapping[str, str]) -> KadSettings:
+    """Reads the variables of the kad-dht image; ConfigError as `settings`."""
+    variables = _Variables(environ)
+    role = variables.required("ROLE")
+    if role not in KAD_ROLES:
+        raise ConfigError(f"ROLE is none of {', '.join(KAD_ROLES)}: {role[:40]!r}")
+    transport, security, muxer = KAD_STACK
+    fixed = {"IS_DIALER": "false", "TRANSPORT": transport, "SECURE_CHANNEL": security, "MUXER": muxer}
+    common = settings({**environ, **fixed, "TEST_KEY": variables.required("TEST_KEY")})
+    return KadSettings(common=common, role=role, test_key=variables.required("TEST_KEY"))
 
 
 def _host_port(text: str) -> tuple[str, int]:

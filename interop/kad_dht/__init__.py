@@ -1,0 +1,1 @@
+"""The `kad-dht` image of unified-testing."""
