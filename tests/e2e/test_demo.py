@@ -20,22 +20,26 @@ import talos.cli
 from talos.cli.demo import world as worlds
 from talos.cli.demo.client import with_standard_library
 from talos.cli.demo.story import STEPS, Story
-from talos.cli.demo.world import Done, World
+from talos.cli.demo.world import Agent, Done, World
 from talos.cli.main import main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+NOBODY = "12D3KooWCwdoLSZCfEzmdTgo4hNDvbF7NwoCW8AQ6BEsmz5T1Mjs"
 TOLD = """\
 talos demo: agents on one machine, no registry, no account
- 1 identities  ✓ alice PEER   toolhost PEER   mallory PEER   TIME
- 2 lend        ✓ toolhost lends the example MCP server of this project, in Python to alice's key alone   TIME
- 3 call        ✓ alice called toolhost's read_note(hello.txt): 'good morning, this is note ID of toolhost'; \
+ 1 identities  ✓ alice PEER   bob PEER   toolhost PEER   mallory PEER   TIME
+ 2 network     ✓ bob is up; the others were given his address, and no other one   TIME
+ 3 lend        ✓ toolhost lends the example MCP server of this project, in Python to alice's key alone   TIME
+ 4 found       ✓ alice found toolhost by its key, through the DHT   TIME
+ 5 gossip      ✓ 2 published on "fleet", 2 of 2 subscribers have them, none twice   TIME
+ 6 call        ✓ alice called toolhost's read_note(hello.txt): 'good morning, this is note ID of toolhost'; \
 3 tools listed, byte for byte as without a tunnel (client: mcp VERSION)   TIME
- 4 refusal     ✓ mallory, not authorised, tried the same: exit 3, and no server was started   TIME
- 5 audit       ✓ N lines in the log of each side, hash for hash; mallory's attempt in toolhost's   TIME
- 6 tampering   ✓ one byte of a copied log flipped: verify names record N, exit 8   TIME
- 7 after       ✓ all ended, no process left, no port open   TIME
+ 7 refusal     ✓ mallory, not authorised, tried the same: exit 3, and no server was started   TIME
+ 8 audit       ✓ N lines in the log of each side, hash for hash; mallory's attempt in toolhost's   TIME
+ 9 tampering   ✓ one byte of a copied log flipped: verify names entry N, exit 8   TIME
+10 after       ✓ all ended, no process left, no port open   TIME
 all of it held, in TIME
 Try it:  talos init --name YOU    ·    talos mcp-serve --help    ·    talos mcp-config --help
 """
@@ -61,7 +65,7 @@ def test_it_is_told_in_these_words(tmp_path: Path) -> None:
     told = re.sub(r"\d+\.\d s$", "TIME", told, flags=re.MULTILINE)
     told = re.sub(r"note [0-9a-f]{8}", "note ID", told)
     told = re.sub(r"mcp \d+\.\d+\.\d+", "mcp VERSION", told)
-    told = re.sub(r"\d+ lines in|(?<=record )\d+", lambda found: "N lines in" if " " in found[0] else "N", told)
+    told = re.sub(r"\d+ lines in|(?<=entry )\d+", lambda found: "N lines in" if " " in found[0] else "N", told)
     assert told == TOLD
     assert not list(tmp_path.glob("talos-demo-*")), "everything is removed"
 
@@ -125,10 +129,20 @@ def test_another_answer_of_the_server_fails_the_call(story: Story, monkeypatch: 
     assert failing(story, "call") == "the server's lines arrived byte for byte"
 
 
-def test_a_peer_that_is_gone_fails_the_call(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = story.world.address.replace("/tcp/", "/tcp/1").rpartition("/tcp/")[0]
-    monkeypatch.setattr(World, "address", f"{gone}/tcp/1/p2p/{story.agents['toolhost'].peer_id}")
+def test_a_peer_that_nobody_knows_fails_the_call(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(story.agents, "toolhost", Agent("toolhost", story.world.home("toolhost"), NOBODY))
     assert "the MCP client failed" in failing(story, "call")
+
+
+def test_another_address_fails_the_finding(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "address", "/ip4/127.0.0.1/tcp/1/p2p/x")
+    assert failing(story, "found") == "the DHT told alice where toolhost listens"
+
+
+def test_a_message_that_is_lost_or_doubled_fails_the_gossip(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = World.heard
+    monkeypatch.setattr(World, "heard", lambda self, subscriber: [*heard(self, subscriber)[:1]] * 2)
+    assert failing(story, "gossip") == "bob heard what alice said, once each"
 
 
 def test_an_authorised_mallory_fails_the_refusal(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import secrets
 import stat
 import time
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STEPS", "Claim", "Step", "Story"]
 
+TOPIC = "fleet"
 REFUSED = 3
 UNVERIFIED = 8
 
@@ -76,7 +79,7 @@ class Story:
         return step
 
     def _identities(self, step: Step) -> str:
-        for name in ("alice", "toolhost", "mallory"):
+        for name in ("alice", "bob", "toolhost", "mallory"):
             agent = self.agents[name] = self.world.make(name)
             private = all(
                 stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in (agent.home, *agent.home.rglob("*"))
@@ -85,6 +88,12 @@ class Story:
         ids = {agent.peer_id for agent in self.agents.values()}
         _claim(step, "each agent has a key of its own", len(ids) == len(self.agents))
         return "   ".join(f"{agent.name} {short(agent.peer_id)}" for agent in self.agents.values())
+
+    def _network(self, step: Step) -> str:
+        self.world.meet("alice", "toolhost", "mallory")
+        met = self.world.met["identity"]["peer_id"]
+        _claim(step, "bob is up under the key of his own home", met == self.agents["bob"].peer_id)
+        return "bob is up; the others were given his address, and no other one"
 
     def _lend(self, step: Step) -> str:
         self.lent = self.world.choose()
@@ -96,11 +105,34 @@ class Story:
         _claim(step, "alice, and nobody else, has a grant", granted == [self.agents["alice"].peer_id])
         return f"toolhost lends {self.lent.title} to alice's key alone"
 
+    def _found(self, step: Step) -> str:
+        """By processes that know bob's address only."""
+        toolhost = self.agents["toolhost"]
+        (found,) = self.world.answer("alice", "dht", "find-peer", toolhost.peer_id)
+        listens = self.world.address.partition("/p2p/")[0]
+        _claim(step, "the DHT told alice where toolhost listens", listens in found["addrs"])
+        return "alice found toolhost by its key, through the DHT"
+
+    def _gossip(self, step: Step) -> str:
+        """Bob and toolhost listen; alice, who is connected to bob alone, says two things."""
+        said = [secrets.token_hex(8) for _ in range(2)]
+        subscribers = [self.world.listen_for(name, TOPIC, len(said)) for name in ("bob", "toolhost")]
+        self.world.until_in_mesh("bob", TOPIC, self.agents["toolhost"].peer_id)
+        for text in said:
+            self.world.answer("alice", "gossip", "pub", TOPIC, text)
+        alice = self.agents["alice"].peer_id
+        for name, subscriber in zip(("bob", "toolhost"), subscribers, strict=True):
+            heard = self.world.heard(subscriber)
+            texts = [base64.b64decode(message["data_b64"]).decode() for message in heard]
+            _claim(step, f"{name} heard what alice said, once each", sorted(texts) == sorted(said))
+            _claim(step, f"{name} knows that alice said it", {message["from"] for message in heard} == {alice})
+        return f'{len(said)} published on "{TOPIC}", 2 of 2 subscribers have them, none twice'
+
     def _call(self, step: Step) -> str:
         """The client's answers through the tunnel against those that the server gives it without one."""
         expected = self.world.client(self.lent.command, self.lent)
         through = self.world.client(self._connect("alice"), self.lent)
-        raw = self.world.talos("alice", "mcp-connect", self.world.address, stdin=HELLO)
+        raw = self.world.talos("alice", "mcp-connect", self.agents["toolhost"].peer_id, stdin=HELLO)
         direct = self.world.direct(self.lent)
         last = through["results"][-1]
         _claim(step, "alice's client read the note that lies on toolhost's disk", self.world.note in last["text"][0])
@@ -114,7 +146,7 @@ class Story:
 
     def _refusal(self, step: Step) -> str:
         before = self.world.starts()
-        done = self.world.talos("mallory", "mcp-connect", self.world.address, stdin=HELLO)
+        done = self.world.talos("mallory", "mcp-connect", self.agents["toolhost"].peer_id, stdin=HELLO)
         _claim(step, f"mallory's mcp-connect ended with exit {REFUSED}, not {done.code}", done.code == REFUSED)
         _claim(step, "no server was started for mallory", self.world.starts() == before)
         _claim(step, "mallory got no line of the server", b'"result"' not in done.out)
@@ -146,17 +178,17 @@ class Story:
         return f"one byte of a copied log flipped: verify names entry {index}, exit {done.code}"
 
     def _after(self, step: Step) -> str:
-        serving = self.world.serving
-        assert serving is not None
-        code = self.world.stop_serving(serving)
-        _claim(step, f"toolhost ended when it was asked to (exit {code})", code is not None)
+        for name, process in (("toolhost", self.world.serving), ("bob", self.world.meeting)):
+            assert process is not None
+            code = self.world.stop(process)
+            _claim(step, f"{name} ended when it was asked to (exit {code})", code is not None)
         left = self.world.left()
         _claim(step, f"no process is left ({', '.join(left) or 'none'})", not left)
         _claim(step, "no port is open", not self.world.reachable())
         return "all ended, no process left, no port open"
 
     def _connect(self, name: str) -> tuple[str, ...]:
-        return (*self.world.command(name), "mcp-connect", self.world.address)
+        return (*self.world.command(name), "mcp-connect", self.agents["toolhost"].peer_id)
 
     def _entries(self, name: str) -> list[dict[str, Any]]:
         """The exported entries of a home."""
@@ -169,7 +201,7 @@ class Story:
         return self.world.answer(name, "audit", *(("--tool", tool) if tool else ()))
 
 
-STEPS = ("identities", "lend", "call", "refusal", "audit", "tampering", "after")
+STEPS = ("identities", "network", "lend", "found", "gossip", "call", "refusal", "audit", "tampering", "after")
 
 
 def _claim(step: Step, text: str, holds: bool) -> None:  # noqa: FBT001 - what is claimed, and whether it is so

@@ -80,6 +80,9 @@ class World:
     path: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="talos-demo-")).resolve())
     serving: subprocess.Popen[bytes] | None = None
     ready: dict[str, Any] = field(default_factory=dict)
+    meeting: subprocess.Popen[bytes] | None = None
+    """Bob's agent, where the others meet."""
+    met: dict[str, Any] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
         self.notes.mkdir()
@@ -87,8 +90,9 @@ class World:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.serving is not None:
-            self.stop_serving(self.serving)
+        for process in (self.serving, self.meeting):
+            if process is not None:
+                self.stop(process)
 
     @property
     def notes(self) -> Path:
@@ -160,18 +164,61 @@ class World:
         answer: dict[str, Any] = json.loads(done.out)
         return answer
 
+    def meet(self, *others: str) -> None:
+        """Starts bob's agent, and gives his address to the others: no other one is ever typed."""
+        self.meeting, self.met = self._start("bob", "up", "--no-mdns")
+        for name in others:
+            file = self.home(name) / "config.toml"
+            file.touch(mode=0o600)
+            file.write_text(f'[node]\nbootstrap = ["{self.met["addrs"][0]}"]\n')
+
     def serve(self, lent: Lent, authorized: Agent) -> None:
         """Starts toolhost's `mcp-serve` and waits until it says that it is ready."""
-        words = ["mcp-serve", "--authorized-peer", authorized.peer_id, "--command", _joined(lent.command)]
-        with (self.path / "toolhost.log").open("wb") as log:
-            self.serving = subprocess.Popen(  # noqa: S603 - our own words, no shell
-                [*self.command("toolhost"), *words, "--listen", "/ip4/127.0.0.1/tcp/0", "--json"],
+        words = ("mcp-serve", "--authorized-peer", authorized.peer_id, "--command", _joined(lent.command))
+        self.serving, self.ready = self._start("toolhost", *words)
+
+    def _start(self, name: str, *words: str) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
+        """What listens for as long as the story goes on, and the line that it is ready with."""
+        with (self.path / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(  # noqa: S603 - our own words, no shell
+                [*self.command(name), *words, "--listen", "/ip4/127.0.0.1/tcp/0", "--json"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=_environment(),
             )
-        self.ready = json.loads(_first_line(self.serving, READY_SECONDS))
+        return process, json.loads(_first_line(process, name, READY_SECONDS))
+
+    def listen_for(self, name: str, topic: str, count: int) -> subprocess.Popen[bytes]:
+        """A subscriber at an agent; it ends when it has heard so many messages."""
+        return subprocess.Popen(  # noqa: S603 - the same
+            [*self.command(name), "gossip", "sub", topic, "-n", str(count), "--json"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_environment(),
+        )
+
+    def heard(self, subscriber: subprocess.Popen[bytes]) -> list[Any]:
+        """What a subscriber has printed when it ends."""
+        try:
+            out, _ = subscriber.communicate(timeout=COMMAND_SECONDS)
+        except subprocess.TimeoutExpired:
+            subscriber.kill()
+            out, _ = subscriber.communicate()
+        return [json.loads(line) for line in out.splitlines()]
+
+    def until_in_mesh(self, name: str, topic: str, peer_id: str) -> None:
+        """Waits until the agent of `name` has that neighbour in its mesh."""
+        deadline = time.monotonic() + COMMAND_SECONDS
+        while time.monotonic() < deadline:
+            done = self.talos(name, "gossip", "mesh", topic, "--json")
+            if done.code == 0 and any(
+                peer["in_mesh"] and peer["peer_id"] == peer_id for peer in json.loads(done.out)["peers"]
+            ):
+                return
+            time.sleep(0.1)  # each look is a process of its own
+        raise Setback(f"{name}'s mesh of {topic} never had the other subscriber")
 
     @property
     def address(self) -> str:
@@ -186,7 +233,7 @@ class World:
     def copy_of(self, name: str) -> str:
         """A copy of a home, to be tampered with; its name."""
         copy = Path(tempfile.mkdtemp(prefix=f"copy-of-{name}-", dir=self.path))
-        shutil.copytree(self.home(name), copy, dirs_exist_ok=True)
+        shutil.copytree(self.home(name), copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("run"))  # no sockets
         return copy.name
 
     def tamper(self, chain: Path) -> int:
@@ -204,19 +251,22 @@ class World:
             db.execute("UPDATE body SET items=? WHERE height=?", (bytes(data), height))
         return int(first) + number
 
-    def stop_serving(self, serving: subprocess.Popen[bytes]) -> int | None:
-        """Ends `mcp-serve` as a service manager would; its exit code, None when it had to be killed."""
-        self.serving = None
-        serving.send_signal(signal.SIGTERM)
+    def stop(self, process: subprocess.Popen[bytes]) -> int | None:
+        """Ends it as a service manager would; its exit code, None when it had to be killed."""
+        if process is self.serving:
+            self.serving = None
+        elif process is self.meeting:
+            self.meeting = None
+        process.send_signal(signal.SIGTERM)
         try:
-            return serving.wait(END_SECONDS)
+            return process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
-            serving.kill()
-            serving.wait()
+            process.kill()
+            process.wait()
             return None
         finally:
-            if serving.stdout is not None:
-                serving.stdout.close()
+            if process.stdout is not None:
+                process.stdout.close()
 
     def left(self) -> list[str]:
         """Processes that the story started and that live on after the time that ending may take."""
@@ -226,11 +276,8 @@ class World:
         return found
 
     def reachable(self) -> bool:
-        """Whether somebody still listens where toolhost did."""
-        parts = self.address.split("/")
-        with socket.socket() as probe:
-            probe.settimeout(1)
-            return probe.connect_ex((parts[2], int(parts[4]))) == 0
+        """Whether somebody still listens where toolhost or bob did."""
+        return any(map(_answers, (self.address, self.met["addrs"][0])))
 
     def forget(self) -> None:
         """Removes the homes and all else."""
@@ -275,13 +322,20 @@ def _joined(command: tuple[str, ...]) -> str:
     return shlex.join(command)
 
 
-def _first_line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
+def _answers(address: str) -> bool:
+    parts = address.split("/")
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((parts[2], int(parts[4]))) == 0
+
+
+def _first_line(process: subprocess.Popen[bytes], name: str, seconds: float) -> bytes:
     assert process.stdout is not None
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         line = process.stdout.readline() if selector.select(seconds) else b""
     if not line:
-        raise Setback(f"toolhost was not ready in {seconds:.0f} s" if process.poll() is None else "toolhost ended")
+        raise Setback(f"{name} was not ready in {seconds:.0f} s" if process.poll() is None else f"{name} ended")
     return line
 
 
