@@ -5,10 +5,13 @@ distance to the target, so that the nearest are the first of a sorted list.
 
 | purpose | paths | ends when |
 |---|---|---|
-| FIND_PEER | 1 | the target was found with addresses, or the β nearest have answered |
+| FIND_PEER | 1 | the target was found with addresses, or the k nearest have answered |
 | GET (values, providers) | disjoint | the quorum is full, or on each path the β nearest have answered |
 | STORE (put, provide) | disjoint | as GET, and then the k nearest of all paths together have answered |
 | REFRESH | 1 | the β nearest have answered |
+
+Three liars nearest to a peer would hide it if its search ended with them; so it goes on to k, which costs requests only
+where nobody knows the peer.
 
 On a single path α requests are under way at once. On disjoint paths (S/Kademlia) it is one each: the seeds are dealt
 out, what a peer tells counts on its own path, and a peer is asked on one path only, so that a liar spoils one.
@@ -170,7 +173,7 @@ class Lookup:
         self._refuted: set[Multiaddr] = set()
         target = self.target
         self._known = {kad_id(peer.raw) ^ target: _Candidate(peer, (), None) for peer in seeds if peer.raw != own.raw}
-        self._storing = purpose is Purpose.STORE
+        self._to_k = purpose in (Purpose.STORE, Purpose.FIND_PEER)
         """Whether the k nearest of all paths are still to be asked."""
         self._paths = self._dealt(sorted(self._known), config)
         self._advance()
@@ -269,8 +272,8 @@ class Lookup:
 
     def _whole(self, number: int, order: list[int]) -> _Path:
         """A path over everything; the last of a lookup."""
-        need = self._config.k if self._storing else self._config.beta
-        self._storing = False
+        need = self._config.k if self._to_k else self._config.beta
+        self._to_k = False
         return _Path(number, order, need=need, width=self._config.alpha)
 
     def _fill(self, path: _Path, peers: list[PeerId]) -> None:
@@ -352,7 +355,7 @@ class Lookup:
     def _advance(self) -> None:
         """Ends the search, or a store's first part, when every path has ended."""
         while not self.done and all(self._has_ended(path) for path in self._paths):
-            if not self._storing:
+            if not self._to_k:
                 self.done = True
                 return
             rest = sorted(d for d, candidate in self._known.items() if candidate.state != _FAILED)

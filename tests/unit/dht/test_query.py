@@ -189,6 +189,21 @@ def test_a_peer_is_found_when_it_answers_itself() -> None:
     assert lookup.found == PeerInfo(wanted, ())
 
 
+def test_a_few_liars_nearest_to_a_peer_do_not_hide_it() -> None:
+    wanted = NEAREST[0]
+    lookup = Lookup(wanted.raw, NEAREST[1:30], own=OWN, purpose=Purpose.FIND_PEER)
+    while not over(lookup):
+        for asked in lookup.to_ask():
+            knows = lookup.asked == 20
+            lookup.answered(asked, told(wanted) if knows else [])
+    assert lookup.found == PeerInfo(wanted, HERE)
+    nobody = Lookup(peer(5000).raw, NEAREST[1:30], own=OWN, purpose=Purpose.FIND_PEER)
+    while not over(nobody):
+        for asked in nobody.to_ask():
+            nobody.answered(asked, [])
+    assert (nobody.asked, nobody.found) == (20, None), "the k nearest, and no more"
+
+
 def test_false_addresses_can_be_refuted() -> None:
     wanted, elsewhere = peer(5000), (parse("/ip4/127.0.0.1/tcp/666"),)
     lookup = finding(wanted, NEAREST[:3])
