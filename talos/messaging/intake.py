@@ -69,7 +69,7 @@ class Verdict(NamedTuple):
 
 
 if TYPE_CHECKING:
-    Handler = Callable[[Received], Awaitable[Verdict]]
+    Handler = Callable[[Received], Awaitable[Verdict | None]]
 else:
     Handler = object
 
@@ -97,7 +97,7 @@ class Intake:
         self._written_to: set[PeerId] = set()
         self.full = False
         """So many ids are remembered that strangers are refused."""
-        self.handlers: dict[int, Handler] = {}
+        self.handlers: dict[int, list[Handler]] = {}
         """By message type; without one a type is kept, and acknowledged as delivered or unsupported."""
 
     def is_stranger(self, peer: PeerId) -> bool:
@@ -274,11 +274,10 @@ class Intake:
         return self._composer.sealed_now(peer, record, MessageType.ACK, Ack((item,)).encode())
 
     async def _ask(self, message: StoredMessage) -> Verdict:
-        payload, store = message.payload, self._state.store
-        handler = self.handlers.get(payload.type)
-        if handler is not None and message.peer is not None:
-            verdict = await handler(Received(message.peer, payload, message.content, message.digest))
-        else:
+        payload, store, verdict = message.payload, self._state.store, None
+        if message.peer is not None:
+            verdict = await self._handled(Received(message.peer, payload, message.content, message.digest))
+        if verdict is None:
             supported = payload.type == MessageType.TEXT or payload.type >= 0x40
             verdict = Verdict(AckState.DELIVERED if supported else AckState.UNSUPPORTED)
         if verdict.state is not AckState.DELIVERED:
@@ -288,11 +287,17 @@ class Intake:
 
     async def _pass_on(self, letter: _Letter, content: bytes) -> bytes:
         """A chunk: for its handler alone, neither kept nor acknowledged."""
-        handler = self.handlers.get(letter.payload.type)
-        if handler is None:
+        if await self._handled(Received(letter.peer, letter.payload, content, letter.digest)) is None:
             raise EnvelopeRejected("a chunk that nobody waits for", code=Code.UNSUPPORTED)
-        await handler(Received(letter.peer, letter.payload, content, letter.digest))
         return b""
+
+    async def _handled(self, received: Received) -> Verdict | None:
+        """What the first handler says that knows what this is about."""
+        for handler in tuple(self.handlers.get(received.payload.type, ())):
+            verdict = await handler(received)
+            if verdict is not None:
+                return verdict
+        return None
 
     async def _put_aside(self, peer: PeerId, envelope: bytes) -> None:
         limits, store = self._state.config.stranger, self._state.store

@@ -44,6 +44,7 @@ __all__ = ["HistoryQuery", "Incoming", "Messaging", "Outgoing", "open_messaging"
 
 HOUSEKEEPING_SECONDS = 3600.0
 PAGE = 256
+STREAM_TYPES = (MessageType.STREAM_START, MessageType.STREAM_CHUNK, MessageType.STREAM_END)
 
 
 class Incoming(NamedTuple):
@@ -247,15 +248,17 @@ class Messaging:
         """Asks `handler` what becomes of messages of this type, for the length of the block.
 
         It is asked when the message is durable and recorded, and again when its acknowledgement may have been lost:
-        it has to give the same verdict then. What it raises ends the peer's stream.
+        it has to give the same verdict then. What it raises ends the peer's stream. Types of streams may have several
+        handlers, as files and live ones share them: None says that it is about something of another one.
         """
-        if message_type in self._intake.handlers:
+        handlers = self._intake.handlers.setdefault(message_type, [])
+        if handlers and message_type not in STREAM_TYPES:
             raise LocalProtocolError(f"messages of type {message_type} are handled already")
-        self._intake.handlers[message_type] = handler
+        handlers.append(handler)
         try:
             yield
         finally:
-            del self._intake.handlers[message_type]
+            handlers.remove(handler)
 
     def received(self) -> trio.MemoryReceiveChannel[Incoming]:
         """Texts in their turn, from where the last reader stopped; nothing is dropped, what is not taken waits.
