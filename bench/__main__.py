@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from bench import bulk, connections, dht, gossip, latency, lookups, memory, report, streams, tunnel
+from bench import bulk, chain, connections, dht, gossip, latency, lookups, memory, report, streams, tunnel
 from bench.measure import Series
 from bench.side import Side
 from interop.adapters import ROOT, prepare
@@ -35,8 +35,9 @@ SCENARIOS: tuple[Scenario, ...] = (
     *dht.SCENARIOS,
 )
 PEERS = ("talos", "js", "go", "rust", "py")
-OWN_ROWS = {"P12": lookups, "P14": tunnel}
-"""Their sides are not the implementations: the simulated network has but one, the tunnel has the ways to one server."""
+OWN_ROWS = {"P12": lookups, "P14": tunnel, "P16": chain, "P17": chain}
+"""Their sides are not the implementations: the simulated network has but one, the tunnel has the ways to one server,
+the chain the primitives of this machine."""
 DOCS_FILE = ROOT / "docs" / "benchmarks.md"
 
 
@@ -95,11 +96,11 @@ async def main(options: argparse.Namespace) -> int:
             chosen = {name: pair for name, pair in found.items() if pair[0].row in options.rows}
             results |= chosen
             print(report.tables(chosen), flush=True)
-    for row, module in OWN_ROWS.items():
-        if row in options.rows:
-            found = await module.run(options.rounds)
-            results |= found
-            print(report.tables(found), flush=True)
+    for module in dict.fromkeys(module for row, module in OWN_ROWS.items() if row in options.rows):
+        found = await module.run(options.rounds)
+        chosen = {name: pair for name, pair in found.items() if pair[0].row in options.rows}
+        results |= chosen
+        print(report.tables(chosen), flush=True)
     print(report.goals(results))
     for name, reason in (adapters.absent | adapters.failed).items():
         print(f"absent: {name}: {reason}")
@@ -118,7 +119,12 @@ def listing() -> str:
 
 
 def _metrics() -> list[Metric]:
-    return [*(metric for scenario in SCENARIOS for metric in scenario.metrics), *lookups.METRICS, *tunnel.METRICS]
+    return [
+        *(metric for scenario in SCENARIOS for metric in scenario.metrics),
+        *lookups.METRICS,
+        *tunnel.METRICS,
+        *chain.METRICS,
+    ]
 
 
 if __name__ == "__main__":

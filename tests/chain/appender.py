@@ -32,4 +32,5 @@ async def main(directory: Path, start: int, limit: int, burst: int) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, Path(sys.argv[1]), *map(int, sys.argv[2:5]))
+    first, most, many = map(int, sys.argv[2:5])
+    trio.run(main, Path(sys.argv[1]), first, most, many)

@@ -365,11 +365,11 @@ async def test_nothing_private_is_to_be_read(tmp_path: Path) -> None:
         assert secret.hex().encode() not in data
 
 
-async def test_errors_are_the_chains(tmp_path: Path) -> None:
+def test_errors_are_the_chains(tmp_path: Path) -> None:
     """A database that is none, and a directory that cannot be."""
     (tmp_path / "chain").mkdir(mode=0o700)
     (tmp_path / "chain" / "chain.db").write_bytes(b"no database" * 1000)
     with pytest.raises(ChainError):
-        await reopen(tmp_path / "chain")
+        trio.run(reopen, tmp_path / "chain")
     with pytest.raises(AuditError):
         ChainReader(tmp_path / "nothing")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-import trio
-
 from talos.chain import ChainConfig, ChainReader, verify_reader
 from talos.chain.audit import Chain
 from talos.chain.box import Boxes
@@ -76,12 +74,13 @@ async def test_the_heavier_half_wins_and_entries_come_back_once(tmp_path: Path) 
             stack.enter_context(node.mounted(CHAIN, service.answer))
             if node is a:
                 nursery.start_soon(service.follow, b.peer_id, chain.chain_id)
-        with trio.fail_after(20):
-            while alice.header(1) != bob.header(1) or min(alice.count, bob.count) < 9:
-                await trio.sleep(0.02)  # until both have heard of it
+        async with await alice.events() as heard_by_alice, await bob.events() as heard_by_bob:
+            while alice.header(1) != bob.header(1) or alice.count < 9:
+                await heard_by_alice.receive()
             await alice.seal()
-            while alice.machine.tip != bob.machine.tip or alice.machine.tip.header.log_size < 9:
-                await trio.sleep(0.02)
+            while bob.machine.tip.header.log_size < 9:
+                await heard_by_bob.receive()
+        assert alice.machine.tip == bob.machine.tip
     for name, keys in (("a", ALICE), ("b", BOB)):
         with ChainReader(tmp_path / name, keys) as reader:
             found = verify_reader(reader, full=True)

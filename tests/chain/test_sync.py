@@ -11,6 +11,7 @@ import trio
 
 from talos.addr import parse
 from talos.chain import ChainConfig, ChainReader, open_chain, verify_reader, wire
+from talos.chain.driver import now
 from talos.chain.messages import Code, ProofReq, Range, Request, Response, Status
 from talos.chain.sync import CHAIN
 from talos.errors import LocalProtocolError
@@ -46,6 +47,14 @@ async def fill(chain: Chain, start: int, count: int) -> None:
 
 def talk(stream: object) -> MessageStream[object, object]:
     return MessageStream(stream, decode=wire.decode, encode=wire.encode, max_size=wire.MAX_FRAME)  # type: ignore[arg-type]
+
+
+async def answer_with_nothing(messages: MessageStream[object, object]) -> None:
+    """Headers that are none, for every request, until the stream ends."""
+    while True:
+        asked = await messages.receive()
+        if isinstance(asked, Request):
+            await messages.send(Response(id=asked.id, headers=(b"\x00" * 296,)))
 
 
 async def test_a_copy_catches_up_and_follows(tmp_path: Path) -> None:
@@ -143,10 +152,7 @@ async def test_a_lie_about_work_is_a_fault(tmp_path: Path) -> None:
             )  # fmt: skip
             await messages.send(claim)
             with trio.fail_after(10), pytest.raises((trio.BrokenResourceError, EOFError)):
-                while True:
-                    asked = await messages.receive()
-                    if isinstance(asked, Request):
-                        await messages.send(Response(id=asked.id, headers=(b"\x00" * 296,)))
+                await answer_with_nothing(messages)
         assert alice.header(1) == tip
         assert not alice.frozen
 
@@ -157,7 +163,7 @@ async def test_answers_to_nothing_and_slow_frames_end_the_stream(tmp_path: Path)
         a = await node_of(stack, ALICE)
         e = await node_of(stack, EVE, a)
         alice = await stack.enter_async_context(open_chain(a, shown, ALICE, directory=tmp_path / "a"))
-        status = replace(alice.machine.status(_now()), height=0)
+        status = replace(alice.machine.status(now()), height=0)
         for bad in (Response(id=99), b"\x00", b"\xff" * 40):
             async with await e.open_stream(a.peer_id, CHAIN) as stream:
                 messages = talk(stream)
@@ -167,13 +173,6 @@ async def test_answers_to_nothing_and_slow_frames_end_the_stream(tmp_path: Path)
                 else:
                     await messages.send(bad)
                 with trio.fail_after(10), pytest.raises((trio.BrokenResourceError, EOFError)):
-                    while True:
-                        await messages.receive()
+                    await answer_with_nothing(messages)
         await fill(alice, 0, 3)
         assert alice.header(1) is not None
-
-
-def _now() -> object:
-    from talos.chain.driver import now
-
-    return now()
