@@ -34,6 +34,7 @@ __all__ = [
     "SIGNATURE_BYTES",
     "SIGNED_HEADER_BYTES",
     "Block",
+    "BodyDigest",
     "Checked",
     "Draft",
     "Header",
@@ -163,13 +164,28 @@ def body_hash(items: Sequence[Item], hashes: Sequence[bytes | None] | None = Non
     """`hashes`, the blob hashes that the entries name, spare reading them out; they count where a blob is attached."""
     if hashes is None:
         hashes = [inspect(item.entry).sealed_hash for item in items]
-    digest = sha256(_BODY_DOMAIN)
-    for item, named in zip(items, hashes, strict=True):
-        attached = (item.sealed_len and named) or NO_HASH
-        digest.update(
-            b"".join((len(item.entry).to_bytes(2, "big"), item.entry, item.sealed_len.to_bytes(4, "big"), attached))
-        )
+    digest = BodyDigest()
+    digest.update(items, hashes)
     return digest.digest()
+
+
+class BodyDigest:
+    """`body_hash`, part by part."""
+
+    __slots__ = ("_digest",)
+
+    def __init__(self) -> None:
+        self._digest = sha256(_BODY_DOMAIN)
+
+    def update(self, items: Sequence[Item], hashes: Sequence[bytes | None]) -> None:
+        parts: list[bytes] = []
+        for item, named in zip(items, hashes, strict=True):
+            attached = (item.sealed_len and named) or NO_HASH
+            parts += (len(item.entry).to_bytes(2, "big"), item.entry, item.sealed_len.to_bytes(4, "big"), attached)
+        self._digest.update(b"".join(parts))
+
+    def digest(self) -> bytes:
+        return self._digest.digest()
 
 
 def encode_items(items: Sequence[Item]) -> bytes:

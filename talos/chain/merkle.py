@@ -88,6 +88,10 @@ class Frontier:
     def copy(self) -> Self:
         return type(self)(self.size, self._hashes)
 
+    def become(self, other: Frontier) -> None:
+        """Takes the state of another that has grown from this one."""
+        self.size, self._hashes = other.size, list(other._hashes)
+
 
 def merkle_root(leaves: Sequence[bytes]) -> bytes:
     """The root over leaf hashes."""

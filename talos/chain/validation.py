@@ -18,18 +18,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from talos.chain.block import (
     HEADER_BYTES,
+    ITEM_OVERHEAD,
     NO_HASH,
     SIGNED_HEADER_BYTES,
+    BodyDigest,
     Checked,
     Header,
     Item,
     block_id,
-    body_hash,
     check_signature,
 )
-from talos.chain.entry import Kind, inspect, leaf_hash, sealed_hash
+from talos.chain.entry import Kind, inspect, sealed_hash
 from talos.chain.genesis import params_of
-from talos.chain.merkle import Frontier, merkle_root
+from talos.chain.merkle import Frontier
 from talos.chain.pow import meets, work
 from talos.errors import BlockRejected, ProofInvalid
 
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
     from talos.chain.block import Block
     from talos.chain.effects import ChainSource, Stored
-    from talos.chain.entry import Inspected
     from talos.chain.genesis import Params
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
 
 MEDIAN_BLOCKS = 11
 MAX_AHEAD_MS = 2 * 60 * 60 * 1000
+_RARE = frozenset({Kind.CONFIG, Kind.KEY_ROTATE})
 STEP_ITEMS = 256
 """Checked between two pauses: well under 4 ms."""
 
@@ -181,13 +182,18 @@ def check_size(params: Params, height: int, items: Sequence[Item]) -> None:
     """Rule 1 of a body: BlockRejected SIZE."""
     if len(items) > params.max_items:
         raise _rejected(Reason.SIZE, height, f"{len(items)} items are over {params.max_items}")
-    total = SIGNED_HEADER_BYTES
+    total = SIGNED_HEADER_BYTES + ITEM_OVERHEAD * len(items)
+    longest, largest = 0, 0
     for number, item in enumerate(items):
-        total += item.size
-        if len(item.entry) > params.max_entry and (height or number):
-            raise _rejected(Reason.SIZE, height, f"an entry of {len(item.entry)} bytes is over {params.max_entry}")
-        if len(item.entry) + item.sealed_len > params.max_item:
-            raise _rejected(Reason.SIZE, height, f"item {number} is over {params.max_item} bytes")
+        entry = len(item.entry)
+        total += entry + item.sealed_len
+        largest = max(largest, entry + item.sealed_len) if item.sealed_len else largest
+        if entry > longest and (height or number):  # the genesis' parameters may be long
+            longest = entry
+    if longest > params.max_entry:
+        raise _rejected(Reason.SIZE, height, f"an entry of {longest} bytes is over {params.max_entry}")
+    if max(longest, largest) > params.max_item:
+        raise _rejected(Reason.SIZE, height, f"an item of {max(longest, largest)} bytes is over {params.max_item}")
     if total > params.max_block:
         raise _rejected(Reason.SIZE, height, f"a block of {total} bytes is over {params.max_block}")
 
@@ -211,22 +217,26 @@ def body_steps(
     leaves: list[bytes] = []
     keys: dict[bytes, None] = {}
     repeated = False
+    block, log = Frontier(), frontier.copy()
     for start in range(0, len(items), STEP_ITEMS):
-        for number, item in enumerate(items[start : start + STEP_ITEMS], start):
-            key = _check_entry(params, header, number, item).key24
-            repeated = repeated or key in keys or known(key)
+        part = items[start : start + STEP_ITEMS]
+        for number, item in enumerate(part, start):
+            key = _check_entry(params, header, number, item)
+            if key in keys or known(key):
+                repeated = True
             keys[key] = None
-            leaves.append(leaf_hash(item.entry))
+        run = [sha256(b"\x00" + item.entry).digest() for item in part]
+        leaves += run
+        block.extend(run)
+        log.extend(run)
         yield
-    if merkle_root(leaves) != header.entries_root:
+    if block.root() != header.entries_root:
         raise _rejected(Reason.ROOT, header.height, "the entries have another root")
-    grown = frontier.copy()
-    grown.extend(leaves)
-    if grown.root() != header.log_root:
+    if log.root() != header.log_root:
         raise _rejected(Reason.ROOT, header.height, "the log has another root")
     if repeated:
         raise _rejected(Reason.DUPLICATE, header.height, "a message key stands in the chain twice")
-    frontier.extend(leaves)
+    frontier.become(log)
     return Checked(
         header=header,
         raw=linked.raw,
@@ -241,44 +251,49 @@ def body_steps(
 
 def _check_body_hash(header: Header, items: Sequence[Item]) -> Generator[None, None, None]:
     """Blobs are hashed as they are: whether an entry may have one, and names this one, is seen with the entry."""
-    hashes: list[bytes | None] = []
+    digest = BodyDigest()
     for start in range(0, len(items), STEP_ITEMS):
-        for item in items[start : start + STEP_ITEMS]:
-            if item.sealed and len(item.sealed) != item.sealed_len:
-                raise _rejected(Reason.BODY, header.height, "a blob of another length than its item says")
-            hashes.append(_named(header, item))
+        part = items[start : start + STEP_ITEMS]
+        if any(item.sealed and len(item.sealed) != item.sealed_len for item in part):
+            raise _rejected(Reason.BODY, header.height, "a blob of another length than its item says")
+        digest.update(part, [_named(header, item) for item in part])
         yield
-    if body_hash(items, hashes) != header.body_hash:
+    if digest.digest() != header.body_hash:
         raise _rejected(Reason.BODY, header.height, "the body has another hash")
-    yield
 
 
 def _named(header: Header, item: Item) -> bytes | None:
     if item.sealed:
         return sealed_hash(item.sealed)
-    return _inspect(header, item).sealed_hash if item.pruned else None
-
-
-def _inspect(header: Header, item: Item) -> Inspected:
+    if not item.sealed_len:
+        return None
     try:
-        return inspect(item.entry)
+        return inspect(item.entry).sealed_hash
     except ProofInvalid as error:
         raise _rejected(Reason.ENTRY, header.height, str(error)) from error
 
 
-def _check_entry(params: Params, header: Header, number: int, item: Item) -> Inspected:
-    found = _inspect(header, item)
-    if item.sealed_len and (
-        found.sealed_hash is None or (item.sealed and sealed_hash(item.sealed) != found.sealed_hash)
-    ):
+def _check_entry(params: Params, header: Header, number: int, item: Item) -> bytes:
+    """Its message key."""
+    try:
+        kind, key, named = inspect(item.entry)
+    except ProofInvalid as error:
+        raise _rejected(Reason.ENTRY, header.height, str(error)) from error
+    if item.sealed_len and (named is None or (item.sealed and sealed_hash(item.sealed) != named)):
         raise _rejected(Reason.BODY, header.height, f"item {number} has a blob that its entry does not name")
-    if (found.kind is Kind.CONFIG) != (not header.height and not number):
+    first = not number and not header.height
+    if first or kind in _RARE:
+        _check_kind(params, header, kind, item.entry, first=first)
+    return key
+
+
+def _check_kind(params: Params, header: Header, kind: Kind, entry: bytes, *, first: bool) -> None:
+    if (kind is Kind.CONFIG) != first:
         raise _rejected(Reason.ENTRY, header.height, "CONFIG is the first entry of the genesis, and no other")
-    if found.kind is Kind.KEY_ROTATE:
+    if kind is Kind.KEY_ROTATE:
         raise _rejected(Reason.ENTRY, header.height, "no rule of this version rotates keys")
-    if found.kind is Kind.CONFIG and sha256(b"talos/chain/v1\n" + item.entry[12:]).digest() != params.chain_id:
+    if kind is Kind.CONFIG and params_of(entry).chain_id != params.chain_id:
         raise _rejected(Reason.ENTRY, header.height, "the genesis holds other parameters than the chain's name says")
-    return found
 
 
 def _rejected(reason: Reason, height: int, text: str) -> BlockRejected:

@@ -505,6 +505,7 @@ def test_an_owner_that_meets_its_own_newer_block_appends_nothing() -> None:
     run.claim("p", theirs)
     run.blocks("p", theirs)
     assert run.node.alarms == [AlarmKind.ROLLBACK]
+    assert run.node.machine.frozen_at is None
     assert run.node.machine.seal(run.now, force=True) == []
     with pytest.raises(RollbackSuspected):
         run.node.machine.admit(make_entry(51), b"", run.now)
