@@ -166,11 +166,16 @@ class HostConnection:
         try:
             with self._scope.stream(inbound=True) as scope:
                 stream = await self._negotiate(muxed)
-                if stream is not None:
-                    owner.name = owner.protocol = stream.protocol
-                    scope.negotiated(stream.protocol)
-                    await self._routes[stream.protocol].handler(stream)
-                    await stream.aclose()
+                if stream is None:
+                    return
+                route = self._routes.get(stream.protocol)
+                if route is None:  # unmounted since it was agreed
+                    stream.reset(StreamCode.NEGOTIATION_FAILED)
+                    return
+                owner.name = owner.protocol = stream.protocol
+                scope.negotiated(stream.protocol)
+                await route.handler(stream)
+                await stream.aclose()
         except BaseException as error:
             muxed.reset(reset_code(error))
             raise

@@ -46,8 +46,9 @@ class Routes:
         """All that are mounted, oldest first."""
         return tuple(self._routes)
 
-    def __getitem__(self, protocol: ProtocolId) -> Route:
-        return self._routes[protocol]
+    def get(self, protocol: ProtocolId) -> Route | None:
+        """Who serves it; None when nobody does."""
+        return self._routes.get(protocol)
 
     def offered(self, *, limited: bool) -> Container[ProtocolId]:
         """What a connection may ask for; it follows later changes."""

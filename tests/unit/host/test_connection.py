@@ -246,3 +246,28 @@ async def test_counters_belong_to_the_muxer(autojump_clock: Any) -> None:
             await stream.receive_some()
         assert on.seen.stats.streams_in == 1
         assert repr(on.seen).startswith("<HostConnection listener 12D3Koo")
+
+
+async def test_a_protocol_unmounted_since_it_was_agreed_resets_the_stream(
+    autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from talos.host import connection
+
+    agree = vars(connection)["negotiate_inbound"]
+    faults: list[Any] = []
+    async with scene() as on:
+        passing = on.node.mounted("/talos/passing/1.0.0", echo)
+        passing.__enter__()
+
+        async def agree_and_unmount(*args: Any) -> Any:
+            agreed = await agree(*args)
+            passing.__exit__(None, None, None)
+            return agreed
+
+        monkeypatch.setattr(connection, "negotiate_inbound", agree_and_unmount)
+        with on.node.observe(faults.append):
+            stream = await on.open("/talos/passing/1.0.0")
+            with pytest.raises(StreamReset) as reset:
+                await stream.receive_some()
+    assert reset.value.code == StreamCode.NEGOTIATION_FAILED
+    assert not [event for event in faults if isinstance(event, HandlerFailed)]

@@ -21,7 +21,7 @@ def test_the_decorator_mounts_each_protocol_and_gives_the_handler_back() -> None
     routes = Routes()
     assert routes.handle("/a", "/b")(handler) is handler
     assert routes.protocols == ("/a", "/b")
-    assert routes["/b"] == Route(handler)
+    assert routes.get("/b") == Route(handler)
 
 
 def test_mounted_lasts_for_the_block() -> None:
@@ -80,4 +80,4 @@ def test_routes_made_before_a_node_are_included() -> None:
     before, routes = Routes(), Routes()
     before.handle("/a", limited=True)(handler)
     routes.include(before)
-    assert routes["/a"] == Route(handler, limited=True)
+    assert routes.get("/a") == Route(handler, limited=True)
