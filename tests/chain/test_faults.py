@@ -348,6 +348,10 @@ async def test_a_full_mempool_refuses_until_it_is_sealed(tmp_path: Path) -> None
     assert recorded(tmp_path / "chain") == [0, 1, 2, 3, 4, 9]
 
 
+def everything_in(directory: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in directory.rglob("*") if path.is_file())
+
+
 async def test_nothing_private_is_to_be_read(tmp_path: Path) -> None:
     """Who, what and how: in no file of the chain, its journal, archive or export."""
     directory = tmp_path / "chain"
@@ -358,7 +362,7 @@ async def test_nothing_private_is_to_be_read(tmp_path: Path) -> None:
         await chain.record(call(2, secrets[1], counterparty=secrets[0]))
         with ChainReader(directory, KEYS) as reader:
             write_export(reader, tmp_path / "export", sealed=True)
-        data = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+        data = everything_in(tmp_path)
     assert len(data) > 10_000
     for secret in secrets:
         assert secret not in data
