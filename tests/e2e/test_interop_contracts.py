@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from interop.harness.local import run_pair
+from interop.gossipsub.local import blob_script, missed, run_nodes
+from interop.harness.local import run_kad, run_pair
 
 STACKS = ["tcp/noise/yamux", "tcp/tls/yamux", "tcp/noise/mplex", "tcp/tls/mplex"]
 
@@ -74,3 +75,18 @@ async def test_a_missing_variable_is_named(image: str) -> None:
     run = await run_pair(image, "tcp/noise/yamux", more={"IS_DIALER": ""})
     assert run.code == 1
     assert "IS_DIALER" in run.stderr
+
+
+async def test_the_three_of_kad_dht() -> None:
+    run = await run_kad()
+    assert run.code == 0, run.stderr
+    assert run.stdout == "status: pass\n"
+
+
+@pytest.mark.long
+async def test_nodes_of_a_gossipsub_simulation() -> None:
+    script = blob_script(nodes=5, messages=5)
+    found = await run_nodes(script, 5)
+    assert missed(script, found) == []
+    del found.received[3]["2"]
+    assert missed(script, found) == ["node 3: message 2 is missing"]

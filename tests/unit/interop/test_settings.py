@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from interop.harness.settings import perf_settings, settings
+from interop.harness.settings import kad_settings, perf_settings, settings
 from talos.errors import ConfigError
 
 MODERN = {
@@ -115,3 +115,23 @@ def test_perf_figures_that_are_no_u64(value: str) -> None:
 
 def test_perf_takes_the_largest_u64() -> None:
     assert perf_settings(MODERN | {"UPLOAD_BYTES": str((1 << 64) - 1)}).upload_bytes == (1 << 64) - 1
+
+
+KAD = {"ROLE": "provider", "REDIS_ADDR": "transport-redis:6379", "TEST_KEY": "a1b2c3d4"}
+
+
+def test_kad_names_go_by_the_key() -> None:
+    found = kad_settings(KAD)
+    assert (found.role, found.common.redis_host, found.common.stack) == (
+        "provider",
+        "transport-redis",
+        "tcp/noise/yamux",
+    )
+    assert (found.bootstrap_key, found.done_key) == ("a1b2c3d4_bootstrap_addr", "a1b2c3d4_provider_done")
+    assert (found.provided_key, found.value_key) == (b"interop-test-key-a1b2c3d4", b"/example/data/a1b2c3d4")
+
+
+@pytest.mark.parametrize("change", [{"ROLE": "king"}, {"ROLE": ""}, {"TEST_KEY": ""}, {"TEST_KEY": "xyz"}])
+def test_kad_nonsense_is_refused(change: dict[str, str]) -> None:
+    with pytest.raises(ConfigError):
+        kad_settings(KAD | change)
