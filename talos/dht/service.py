@@ -331,6 +331,14 @@ class Dht:
         """Returns when the first round of bootstrap has ended, well or not; `status` says which."""
         await self.upkeep.first_round.wait()
 
+    async def joined(self) -> None:
+        """Returns when a peer of the network is in the table; that may be never: give it a deadline."""
+        state = self.state
+        while not len(state.table):
+            if state.no_longer_alone.is_set():
+                state.no_longer_alone = trio.Event()
+            await state.no_longer_alone.wait()
+
     async def refresh(self) -> None:
         """A round of bootstrap and refresh now."""
         await self.upkeep.refresh()

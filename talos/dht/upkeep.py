@@ -107,7 +107,8 @@ class Upkeep:
             if len(self._state.table):
                 await trio.sleep_until(self._next_round)
                 continue
-            self._state.no_longer_alone = trio.Event()
+            if self._state.no_longer_alone.is_set():
+                self._state.no_longer_alone = trio.Event()
             with trio.move_on_at(self._next_round):
                 await self._state.no_longer_alone.wait()
 

@@ -29,7 +29,9 @@ def register(session: Session, *, server: str | None) -> None:
     if session.json:
         session.out.emit("registration", **result)
     else:
-        session.out.line(f"{result['name']}  {short(result['peer_id'])}  is in the DHT, with {result['told']} peers")
+        session.out.line(
+            f"{result['name']}  {short(result['peer_id'])}  is in the DHT, with {result['told']} peer{'s' if result['told'] != 1 else ''}"
+        )
 
 
 def _addrs(session: Session, server: str) -> list[str]:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["find_peer", "find_providers", "get", "provide", "put", "register", "table"]
 
 LOOKUP_SECONDS = 60.0
+JOIN_SECONDS = 10.0
+"""For a peer that was just dialled to say that it is one of the network."""
 MAX_KEY_BYTES = 1024
 MAX_PROVIDERS = 1000
 
@@ -139,8 +141,8 @@ async def _joined(agent: Agent, args: Arguments, emit: Emit) -> Dht:
     emit.stage("bootstrap", "joining the DHT")
     with trio.fail_after(args.seconds(LOOKUP_SECONDS)):
         await dht.bootstrapped()
-        if not dht.status().peers:
-            await dht.refresh()
+    with trio.move_on_after(JOIN_SECONDS):
+        await dht.joined()
     if not dht.status().peers:
         raise Failure(
             "no_bootstrap",
