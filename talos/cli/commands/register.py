@@ -29,9 +29,8 @@ def register(session: Session, *, server: str | None) -> None:
     if session.json:
         session.out.emit("registration", **result)
     else:
-        session.out.line(
-            f"{result['name']}  {short(result['peer_id'])}  is in the DHT, with {result['told']} peer{'s' if result['told'] != 1 else ''}"
-        )
+        peers = "1 peer" if result["told"] == 1 else f"{result['told']} peers"
+        session.out.line(f"{result['name']}  {short(result['peer_id'])}  is in the DHT, with {peers}")
 
 
 def _addrs(session: Session, server: str) -> list[str]:
