@@ -225,6 +225,11 @@ class Messaging:
             raise RecipientUnknown(f"no encryption key of {to} is known")
         self._courier.express(to, self._composer.sealed_now(to, record, message_type, content, chunk_info))
 
+    def outgoing(self, message_id: bytes) -> Outgoing | None:
+        """A message of ours, to wait for what becomes of it; None where there is none."""
+        message = self._state.store.message(self._state.me, message_id)
+        return None if message is None else Outgoing(self._state, message)
+
     def outbox(self) -> list[OutboxRow]:
         """The first thousand of what waits."""
         return self._state.store.outbox(limit=1000)
