@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import sqlite3
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RECORD_REFUSED = 7
-LIMIT_BYTES = 6000
+VERIFICATION_FAILED = 8
+IN_USE = 9
+LIMIT_BYTES = 300_000
+"""A new chain fits, and some dozens of commits."""
 # Notes each line before it answers: what reached the server, by the server's own word.
 SERVER = """
 import json, sys
@@ -95,7 +99,7 @@ def calls_until_refused(client: subprocess.Popen[bytes]) -> int:
     answered = 0
     while "result" in (answer := call(client, answered)):
         answered += 1
-        assert answered < 100
+        assert answered < 2000
     assert answer["error"]["code"] == 5001
     return answered
 
@@ -117,13 +121,15 @@ def test_a_full_disk_stops_the_calls(side: str, tmp_path: Path) -> None:
     assert done.returncode == 0, "what a full disk left is in order"
 
 
-def test_a_log_in_use_keeps_the_lender_from_starting(tmp_path: Path) -> None:
+def test_a_chain_in_use_keeps_the_lender_from_starting(tmp_path: Path) -> None:
     home = tmp_path / "lender"
     make_home(home)
-    (home / "audit").mkdir(mode=0o700)
-    with (home / "audit" / "lock").open("w") as lock:
+    (home / "chain").mkdir(mode=0o700)
+    with (home / "chain" / "LOCK").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        (home / "audit" / "lock").chmod(0o600)
+        (home / "chain" / "LOCK").chmod(0o600)
+        lock.write(json.dumps({"pid": 4711}))
+        lock.flush()
         words = (
             "mcp-serve",
             "--authorized-peer",
@@ -134,20 +140,21 @@ def test_a_log_in_use_keeps_the_lender_from_starting(tmp_path: Path) -> None:
             "0",
         )
         done = subprocess.run(talos(home, *words), capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode == RECORD_REFUSED
-    assert "in use by another process" in done.stderr
+    assert done.returncode == IN_USE
+    assert "talos: error: chain is in use by process 4711" in done.stderr
 
 
-def test_a_damaged_log_keeps_the_client_from_calling(tmp_path: Path) -> None:
+def test_a_damaged_chain_keeps_the_client_from_calling(tmp_path: Path) -> None:
     with serving(tmp_path) as address:
         connect = talos(tmp_path / "friend", "mcp-connect", address)
         request = b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
         subprocess.run(connect, input=request, capture_output=True, timeout=30, check=True)
         before = seen(tmp_path)
-        log = tmp_path / "friend" / "mcp" / "connect" / "default-1" / "log"
-        log.write_bytes(log.read_bytes()[:-1])
+        slot = tmp_path / "friend" / "mcp" / "connect" / "default-1"
+        with closing(sqlite3.connect(slot / "chain.db", isolation_level=None)) as db:
+            db.execute("UPDATE body SET items=x'00' WHERE height=(SELECT max(height) FROM body)")
         done = subprocess.run(connect, input=request, capture_output=True, timeout=30, check=False)
-        assert done.returncode == RECORD_REFUSED
-        assert b"is damaged" in done.stderr
+        assert done.returncode == VERIFICATION_FAILED
+        assert b"body 1: " in done.stderr
         assert b'"error"' in done.stdout, "the open request is answered before the exit"
         assert seen(tmp_path) == before
