@@ -82,14 +82,21 @@ def expect(holds: bool, what: str) -> None:
 async def exchange(writer: Client, reader: Client, *takers: str) -> dict[str, Any]:
     """A value and a provider of one are found by the other; `takers` are those that have to take the value."""
     names = f"{writer.adapter.name}->{reader.adapter.name}"
+    try:
+        await _exchange(writer, reader, takers)
+    except PeerFailed as failed:
+        raise PeerFailed(f"{names}: {failed}") from failed
+    return {"put": True, "provide": True}
+
+
+async def _exchange(writer: Client, reader: Client, takers: Sequence[str]) -> None:
     key, value = record(writer.adapter.name, takers)
     await writer.ask("put", key, value)
     got = await reader.ask("get", key)
-    expect(got.get("value") == value, f"{names}: get answered {got!r} for a value that was put"[:300])
+    expect(got.get("value") == value, f"get answered {got!r} for a value that was put"[:300])
     provided, provider = await writer.provide()
     found = await reader.ask("find-providers", provided)
-    expect(provider in found.get("providers", ()), f"{names}: find-providers answered {found!r}, not {provider}"[:300])
-    return {"put": True, "provide": True}
+    expect(provider in found.get("providers", ()), f"find-providers answered {found!r}, not {provider}"[:300])
 
 
 async def _pair(client: str, server: str, run: Run) -> None:

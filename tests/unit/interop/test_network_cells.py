@@ -118,13 +118,13 @@ async def test_a_snapshot_is_the_last_word() -> None:
 
 def snapshot(**changes: Any) -> dict[str, Any]:
     neighbour = {"protocol": "/meshsub/1.2.0", "score": 1.0}
-    counters = {"unwanted": 1, "dialled": 0, "duplicates": 3}
-    return {"peers": [neighbour | changes], "counters": counters | {"unwanted": changes.get("unwanted", 1)}}
+    counters = {"unwanted": 1, "dialled": 1, "duplicates": 3}
+    return {"peers": [neighbour | changes], "counters": {name: changes.get(name, counters[name]) for name in counters}}
 
 
 def test_features_have_to_be_used() -> None:
     assert gossip_cells.features([snapshot()])["protocols"] == {"/meshsub/1.2.0": 1}
-    for change in ({"protocol": "/meshsub/1.1.0"}, {"unwanted": 0}, {"score": -1.0}):
+    for change in ({"protocol": "/meshsub/1.1.0"}, {"unwanted": 0}, {"dialled": 0}, {"score": -1.0}):
         with pytest.raises(PeerFailed):
             gossip_cells.features([snapshot(**change)])
 

@@ -103,11 +103,7 @@ pub async fn publish(
     let start = Instant::now();
     let mut digests = Vec::new();
     for _ in 0..count {
-        let data: Vec<u8> = pattern()
-            .into_iter()
-            .cycle()
-            .take(size as usize)
-            .collect();
+        let data: Vec<u8> = pattern().into_iter().cycle().take(size as usize).collect();
         digests.push(hex::digest(&data));
         node.gossip()?.publish(IdentTopic::new(topic), data)?;
         run_for(node, PUBLISH_GAP).await?;

@@ -73,7 +73,9 @@ impl Node {
         let dht = services.dht.as_ref().map(|(id, _)| id.clone());
         let behaviour = move |key: &Keypair| -> Result<Behaviour, Failure> {
             let topic = services.topic.as_deref();
-            let gossip = topic.map(|topic| gossip::behaviour(key, topic)).transpose()?;
+            let gossip = topic
+                .map(|topic| gossip::behaviour(key, topic))
+                .transpose()?;
             Ok(Behaviour {
                 identify: identify::Behaviour::new(identify::Config::new(
                     "ipfs/0.1.0".into(),
@@ -152,7 +154,11 @@ impl Node {
                 peer_id,
                 info,
                 ..
-            })) if self.dht.as_ref().is_some_and(|id| info.protocols.contains(id)) => {
+            })) if self
+                .dht
+                .as_ref()
+                .is_some_and(|id| info.protocols.contains(id)) =>
+            {
                 if let Some(kad) = self.swarm.behaviour_mut().kad.as_mut() {
                     for addr in &info.listen_addrs {
                         kad.add_address(peer_id, addr.clone());
@@ -177,7 +183,11 @@ impl Node {
                 SwarmEvent::NewListenAddr {
                     listener_id,
                     address,
-                } if listener_id == listener => return Ok(vec![address.with(Protocol::P2p(own))]),
+                } if listener_id == listener => {
+                    // Only addresses that are believed to be reached go into provider records.
+                    self.swarm.add_external_address(address.clone());
+                    return Ok(vec![address.with(Protocol::P2p(own))]);
+                }
                 SwarmEvent::ListenerError { error, .. } => return Err(error.into()),
                 _ => {}
             }
