@@ -77,7 +77,6 @@ class Core:
         )
         self.driver.hears = self.tell
         self._listeners: set[trio.MemorySendChannel[Effect]] = set()
-        self._answers: dict[int, trio.Event] = {}
         self.responses: dict[int, Response] = {}
 
     async def run(self) -> None:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from talos.chain.block import Item
     from talos.chain.effects import Stored
 
 __all__ = ["Store"]
@@ -148,16 +147,6 @@ class Store:
             db.execute("DELETE FROM stage_header")
             db.execute("DELETE FROM stage_body")
 
-    def repair(self, height: int, items: Sequence[Item]) -> None:
-        """Puts the right bytes in the place of a damaged body; the caller has compared their hash."""
-        state = PRUNED if any(item.sealed_len and not item.sealed for item in items) else 0
-        with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO body VALUES(?,?,?)", (height, state, encode_items(items)))
-            db.execute("DELETE FROM meta WHERE k=?", (f"damaged:{height}",))
-
-    def mark_damaged(self, height: int) -> None:
-        self.set_meta(f"damaged:{height}", b"\x01")
-
     # -- Pruning
 
     def prune_blobs(self, heights: Sequence[tuple[int, bytes]]) -> None:
@@ -194,10 +183,6 @@ class Store:
                 "DELETE FROM evidence WHERE rowid NOT IN (SELECT rowid FROM evidence ORDER BY rowid DESC LIMIT ?)",
                 (MAX_EVIDENCE,),
             )
-
-    def put_receipt(self, key: bytes, box: bytes) -> None:
-        with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO receipt VALUES(?,?)", (key, box))
 
     def write_head(self, note: bytes) -> None:
         """After the commit of what it covers."""
