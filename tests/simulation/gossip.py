@@ -165,7 +165,7 @@ def outcome(name: str, network: Network) -> Outcome:
         name,
         len(honest),
         sum(not node.honest for node in network.nodes.values()),
-        len(network.published),
+        sum(bool(publication.expected) for publication in network.published.values()),
         len(delays) / owed,
         delays[len(delays) // 2],
         delays[len(delays) * 99 // 100],
@@ -366,18 +366,21 @@ others over links of 10 to 100 ms; {rate:g} messages of {size} bytes a second by
 A node counts for a message when it was there from its publication to the end. "Mesh" is the part of places in honest
 meshes that honest nodes hold at the end, scores are medians of what honest nodes think of each kind.
 
-Written by `python -m tests.simulation.gossip --nodes {nodes} --write-docs`; smaller networks run in `make long`.
+Written by `python -m tests.simulation.gossip --nodes {plain} --write-docs`; smaller networks run in `make long`.
 
 | scene | honest | sybils | messages | delivered | p50 s | p99 s | slowest s | mesh | score honest | score sybil |
 |---|---|---|---|---|---|---|---|---|---|---|
 """
 
 TAIL = """
+- **partition**: every node loses about half of its links at once and dials no others. Who is left without a mesh
+  waits for gossip, which chance spreads for three seconds: a message may miss a node. Nothing is missed once healed.
+- **scores** are near 0 where most pairs never shared a mesh. Who stayed silent in one was pruned, and its debt decays.
 - **sybil**: as many as the ratio says join, graft everybody and pass nothing on; *few addresses*: a hundred of them
   share each IP address.
 - **eclipse**: all sybils surround one node; only messages to it, or by it, are counted.
 - **cold boot**: the sybils hold every mesh before the honest nodes meet; messages flow a second later.
-- **covert flash**: half of all routers are honest for {flash:g} s of messages, then pass nothing on. **degradation**:
+- **covert flash**: half of all routers are honest for {flash:.0f} s of messages, then pass nothing on. **degradation**:
   they pass half on.
 - **floods**: 1,500 ids asked for, 2,400 ids announced, a GRAFT within its back-off, or six invalid messages, each
   second to each neighbour.
@@ -388,7 +391,12 @@ TAIL = """
 
 def document(outcomes: Sequence[Outcome], nodes: int) -> str:
     head = HEAD.format(
-        nodes=f"{nodes:,}", dials=DIALS, rate=MESSAGES_PER_SECOND, size=MESSAGE_BYTES, seconds=PUBLISH_SECONDS
+        nodes=f"{nodes:,}",
+        plain=nodes,
+        dials=DIALS,
+        rate=MESSAGES_PER_SECOND,
+        size=MESSAGE_BYTES,
+        seconds=PUBLISH_SECONDS,
     )
     return head + "".join(one.line() + "\n" for one in outcomes) + TAIL.format(flash=PUBLISH_SECONDS / 3)
 
