@@ -17,7 +17,7 @@ test: env ## the gate: format, lint, types, floors, generated code, tests, examp
 
 interop: env ## every cell of interop/matrix.toml and the tools of npm, against what we did not write
 	@$(PYTHON) -m interop
-	@$(PYTHON) -m pytest -q -m interop tests/mcp tests/e2e tests/chain
+	@$(PYTHON) -m pytest -q -m interop tests/mcp tests/e2e tests/chain tests/gossip
 
 long: env ## fuzzing, simulations and long attacks: 20 minutes
 	@scripts/long
