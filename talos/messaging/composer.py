@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
+import logging
+import secrets
 import uuid
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from talos.errors import AuditError, RecipientUnknown
+import trio
+
+from talos.errors import AuditError, LocalProtocolError, RecipientUnknown
+from talos.identity import private_file
 from talos.messaging.canonical import conversation
 from talos.messaging.envelope import seal_message, sealed_hash
-from talos.messaging.payload import Payload
+from talos.messaging.payload import MAX_CONTENT_BYTES, Payload
 from talos.messaging.people import identity_of
 from talos.messaging.store import Flow, MessageState, OutboxRow, StoredMessage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
     from sqlite3 import Connection
 
     from talos.identity.key_record import KeyRecord
     from talos.identity.peer_id import PeerId
+    from talos.messaging.database import Job
     from talos.messaging.payload import ChunkInfo
     from talos.messaging.state import State
 
-__all__ = ["Composer", "Written"]
+__all__ = ["RUN_FILE", "Composer", "Written"]
+
+_log = logging.getLogger(__name__)
 
 OUT = b"out"
 DRAFT = -1
 """The attempts of a message that no key could be found for yet."""
+DRAFTS_AT_ONCE = 64
+RUN_FILE = "messages.run"
+MARKER_BYTES = 16
+MAX_TYPE = 0x7F
+MAX_TTL_SECONDS = 2**32 - 1
+MAX_SEALED_BYTES = MAX_CONTENT_BYTES - 80
+"""Content as it is sealed: an ephemeral key, a franking key and a tag come to it."""
 
 
 class Written(NamedTuple):
@@ -37,62 +54,98 @@ class Written(NamedTuple):
 
 
 class Composer:
-    """Writes messages into the outbox."""
+    """Writes messages into the outbox. `written` is told of peers for whom something is there to be sent."""
 
     def __init__(self, state: State) -> None:
         self._state = state
+        self.written: Callable[[PeerId], None] = lambda _peer: None
+        self._generation = b""
+
+    async def begin(self, directory: Path) -> None:
+        """Before anything is written: finds out whether this store is a copy from earlier, which counts anew.
+
+        A random marker of each run stands in the store and in a file beside it. Where they differ, one of them was
+        put back, and numbers that the store thinks free may be used: the counters of all conversations begin again.
+        """
+        state, path = self._state, directory / RUN_FILE
+        before, marker = state.store.run_marker(), secrets.token_bytes(MARKER_BYTES)
+        restored = bool(before) and before[:MARKER_BYTES] != _read(path)
+        self._generation = secrets.token_bytes(MARKER_BYTES) if restored or not before else before[MARKER_BYTES:]
+        if restored:
+            _log.warning("the message store was put back from a copy: conversations are numbered anew")
+        whole = marker + self._generation
+        await state.store.database.write(lambda c: state.store.set_run_marker(c, whole))
+        await trio.to_thread.run_sync(partial(private_file.write, path, marker, replace=True))
 
     async def post(self, to: PeerId, message_type: int, content: bytes, *, ttl_s: int = 0) -> StoredMessage:
         """A message that is durable and recorded on return, or sealed and recorded once its recipient's key is found.
 
-        RecipientUnknown, LimitExceeded where the outbox is full, AuditError.
+        LocalProtocolError for what no message may be, RecipientUnknown, LimitExceeded where the outbox is full,
+        AuditError. Cancelled, it may have been written, and is sent then.
         """
         state = self._state
-        recipient = identity_of(to)
-        if recipient == state.me:
-            raise RecipientUnknown("messages to oneself are not sent")
-        draft = Payload(
-            id=uuid.uuid4().bytes,
-            type=message_type,
-            sender=state.me,
-            recipient=recipient,
-            timestamp_ms=state.now_ms(),
-            ttl_s=ttl_s,
-        )
+        draft = self._draft(to, message_type, content, ttl_s)
         write = partial(self._write, to=to, draft=draft, content=content, record=state.book.known(to))
-        written = await state.store.database.write(write)
-        if written.envelope:
-            try:
-                await state.record(written.message, written.envelope)
-            except AuditError:
-                await state.settle(written.message, MessageState.FAILED)
-                raise
+        job = state.store.database.write_soon(write)
+        job.then = partial(self._committed, job)
+        try:
+            await job.done.wait()
+            if job.error is not None:
+                raise job.error
+            written = self._value(job)
+            if written.envelope:
+                await state.record([written])
+        except AuditError:
+            if job.error is None:
+                await self._withdraw(self._value(job).message)
+            raise
+        finally:
+            if job.done.is_set():
+                self._finished(job, to)
+            else:  # cancelled: the courier goes on with it
+                job.then = partial(self.written, to)
         return written.message
+
+    def _committed(self, job: Job[Written]) -> None:
+        self._state.recording.add(self._value(job).message.number)
+
+    def _finished(self, job: Job[Written], to: PeerId) -> None:
+        if job.value is not None:
+            self._state.recording.discard(job.value.message.number)
+            self.written(to)
+
+    @staticmethod
+    def _value(job: Job[Written]) -> Written:
+        assert job.value is not None, "it was written"
+        return job.value
 
     async def seal_drafts(self, to: PeerId, record: KeyRecord) -> None:
         """Finishes what was written before the key of `to` was known, in order."""
         state = self._state
 
         def seal(connection: Connection) -> list[Written]:
-            return [self._finish(connection, row, record) for row in state.store.drafts(to, connection)]
+            rows = state.store.drafts(to, connection, limit=DRAFTS_AT_ONCE)
+            return [self._finish(connection, row, record) for row in rows]
 
-        for message, envelope in await state.store.database.write(seal):
-            await state.record(message, envelope)
+        while state.store.has_drafts(to):
+            await state.record(await state.store.database.write(seal))
 
-    async def supersede(self, message: StoredMessage, to: PeerId, record: KeyRecord) -> None:
-        """Says it anew under the key that the recipient has now, in a new epoch; the old message is over."""
+    async def supersede(self, to: PeerId, record: KeyRecord) -> None:
+        """Says anew, in a new epoch, what waits under keys that the recipient has no more; the old ones are over."""
         state = self._state
 
-        def write(connection: Connection) -> Written:
-            state.store.remove_outbox(connection, message.number)
-            state.store.set_message(connection, replace(message, state=MessageState.SUPERSEDED))
-            state.store.set_flow(connection, self._new_flow(), *self._flow_key(message.payload.recipient))
-            draft = replace(message.payload, id=uuid.uuid4().bytes, timestamp_ms=state.now_ms())
-            return self._write(connection, to=to, draft=draft, content=message.content, record=record)
+        def write(connection: Connection) -> list[tuple[StoredMessage, Written]]:
+            rows = state.store.sealed_before(connection, to, record.seq)
+            if rows:
+                self._count_anew(connection, identity_of(to))
+            return [self._say_anew(connection, row, record) for row in rows]
 
-        written = await state.store.database.write(write)
-        await state.record(*written)
-        state.watch.changed(message.id)
+        renewed = await state.store.database.write(write)
+        for old, _ in renewed:
+            state.settled(old, MessageState.SUPERSEDED)
+        self.written(to)
+        if renewed:
+            await state.record([written for _, written in renewed])
 
     def sealed_now(
         self, to: PeerId, record: KeyRecord, message_type: int, content: bytes, chunk_info: ChunkInfo | None = None
@@ -116,9 +169,9 @@ class Composer:
         self, connection: Connection, *, to: PeerId, draft: Payload, content: bytes, record: KeyRecord | None
     ) -> Written:
         state, limits = self._state, self._state.config.delivery
-        now = draft.timestamp_ms
-        lifetime = draft.ttl_s or limits.lifetime_seconds
-        row = OutboxRow(0, to, b"", DRAFT, now, now + lifetime * 1000)
+        now = state.now_ms()
+        lifetime = min(draft.ttl_s or limits.lifetime_seconds, limits.lifetime_seconds)
+        row = OutboxRow(0, to, b"", DRAFT, now, draft.timestamp_ms + lifetime * 1000)
         message = StoredMessage(
             payload=replace(draft, content=b""),
             content=content,
@@ -132,7 +185,7 @@ class Composer:
         envelope = b""
         if record is not None and not state.store.has_drafts(to, connection):
             message, envelope = self._sealed(connection, message, record)
-            row = row._replace(envelope=envelope, attempt=0)
+            row = row._replace(envelope=envelope, attempt=0, key_seq=record.seq)
         number = state.store.add_message(connection, message)
         state.store.add_outbox(
             connection, row._replace(number=number), per_peer=limits.queued_per_peer, total=limits.queued
@@ -145,14 +198,22 @@ class Composer:
         assert message is not None, "an outbox row has its message"
         message, envelope = self._sealed(connection, message, record)
         store.set_message(connection, message)
-        store.set_envelope(connection, row._replace(envelope=envelope))
+        store.set_envelope(connection, row._replace(envelope=envelope, key_seq=record.seq))
         return Written(message, envelope)
+
+    def _say_anew(self, connection: Connection, row: OutboxRow, record: KeyRecord) -> tuple[StoredMessage, Written]:
+        state = self._state
+        old = state.store.message_at(row.number, connection)
+        assert old is not None, "an outbox row has its message"
+        draft = replace(old.payload, id=uuid.uuid4().bytes)
+        state.settle_in(connection, row.number, MessageState.SUPERSEDED, superseded_by=draft.id)
+        return old, self._write(connection, to=row.peer, draft=draft, content=old.content, record=record)
 
     def _sealed(self, connection: Connection, message: StoredMessage, record: KeyRecord) -> Written:
         """With its number in the conversation, which is taken here and nowhere else."""
         state, recipient = self._state, message.payload.recipient
         key = self._flow_key(recipient)
-        flow = state.store.flow(*key, connection=connection) or self._new_flow()
+        flow = state.store.flow(*key, connection=connection) or Flow(state.now_ms(), 1, bytes(32))
         draft = replace(message.payload, epoch=flow.epoch, seq=flow.next_seq, prev=flow.last)
         own = state.keyring.key_record(state.now_ms())
         made = seal_message(draft, message.content, state.keyring.identity, record.x25519, key_record=own)
@@ -166,8 +227,55 @@ class Composer:
         )
         return Written(finished, made.envelope)
 
-    def _flow_key(self, recipient: bytes) -> tuple[bytes, bytes]:
-        return OUT, conversation(self._state.me, recipient)
+    def _count_anew(self, connection: Connection, recipient: bytes, *, epoch: int | None = None) -> None:
+        """Begins an epoch in the conversation; with `epoch` only if that one still runs."""
+        key = self._flow_key(recipient)
+        flow = self._state.store.flow(*key, connection=connection)
+        if flow is not None and epoch in (None, flow.epoch):
+            begun = max(self._state.now_ms(), flow.epoch + 1)
+            self._state.store.set_flow(connection, Flow(begun, 1, bytes(32)), *key)
 
-    def _new_flow(self) -> Flow:
-        return Flow(self._state.now_ms(), 1, bytes(32))
+    def _flow_key(self, recipient: bytes) -> tuple[bytes, ...]:
+        return OUT, self._generation, conversation(self._state.me, recipient)
+
+    # ------------------------------------------------------------------------------- helpers
+
+    def _draft(self, to: PeerId, message_type: int, content: bytes, ttl_s: int) -> Payload:
+        state = self._state
+        recipient = identity_of(to)
+        if recipient == state.me:
+            raise RecipientUnknown("messages to oneself are not sent")
+        if len(content) > MAX_SEALED_BYTES:
+            raise LocalProtocolError(f"a message of {len(content)} bytes; {MAX_SEALED_BYTES} fit")
+        if not 0 <= ttl_s <= MAX_TTL_SECONDS:
+            raise LocalProtocolError(f"a time to live of {ttl_s} s")
+        draft = Payload(
+            id=uuid.uuid4().bytes,
+            type=message_type,
+            sender=state.me,
+            recipient=recipient,
+            timestamp_ms=state.now_ms(),
+            ttl_s=ttl_s,
+        )
+        if not 1 <= message_type <= MAX_TYPE or not draft.counted:
+            raise LocalProtocolError(f"messages of type {message_type} are not kept")
+        return draft
+
+    async def _withdraw(self, message: StoredMessage) -> None:
+        """It cannot be recorded, so it is never sent; what is written next must not point back to it."""
+        state = self._state
+
+        def write(connection: Connection) -> None:
+            state.settle_in(connection, message.number, MessageState.FAILED)
+            self._count_anew(connection, message.payload.recipient, epoch=message.payload.epoch)
+
+        with trio.CancelScope(shield=True):
+            await state.store.database.write(write)
+        state.settled(message, MessageState.FAILED)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""

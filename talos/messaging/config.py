@@ -54,8 +54,6 @@ class ReceiveLimits:
     future_seconds: int = 300
     seen: int = 1_000_000
     """Ids remembered; strangers are refused beyond."""
-    undelivered: int = 1024
-    """Messages ahead of a reader of `received`; the rest waits in the store."""
     flows: int = 4096
     """Senders' counters held in memory."""
 
@@ -85,7 +83,7 @@ class MessagingConfig:
 
     def __post_init__(self) -> None:
         counts = (self.delivery.queued, self.delivery.queued_per_peer, self.delivery.unanswered, self.delivery.dials)
-        if min(counts) < 1 or self.receive.undelivered < 1 or self.receive.flows < 1:
+        if min(counts) < 1 or self.receive.flows < 1:
             raise ConfigError("limits of messages are at least 1")
         if self.delivery.lifetime_seconds >= self.receive.past_seconds:
             raise ConfigError("a message must not live longer than its id is remembered")

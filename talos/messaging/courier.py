@@ -1,7 +1,7 @@
 """Brings what is in the outbox to its recipients: one stream to each, many envelopes on the way, patience when none.
 
-A peer is tried when something is written for it, when it connects, and after a delay that doubles up to a quarter of
-an hour. Retries carry the same bytes.
+A peer is tried when something is written for it, when it connects, when its key is learned, and after a delay that
+doubles up to a quarter of an hour. Retries carry the same bytes.
 """
 
 from __future__ import annotations
@@ -10,32 +10,22 @@ import logging
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from talos.abc import PeerConnected
-from talos.errors import (
-    AuditError,
-    DialError,
-    HandshakeError,
-    LimitExceeded,
-    LocalProtocolError,
-    NegotiationError,
-    RefusedByGate,
-    RemoteProtocolError,
-    RoutingError,
-)
+from talos.errors import AuditError, LimitExceeded, RemoteProtocolError, RoutingError
 from talos.host.contain import Owner, contain
 from talos.messaging.code import Code
 from talos.messaging.frames import MAX_FRAME_BYTES, PROTOCOL_ID, Deliver, Frame, Result, decode, encode
-from talos.messaging.retry import LONGEST_SECONDS, RETRYABLE, delay
+from talos.messaging.retry import LONGEST_SECONDS, RETRYABLE, UNREACHABLE, delay
 from talos.messaging.store import MessageState
+from talos.wire.length_prefix import frame as framed
 from talos.wire.message_stream import MessageStream
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from talos.abc import Event
     from talos.identity.peer_id import PeerId
@@ -48,23 +38,13 @@ __all__ = ["Courier"]
 _log = logging.getLogger(__name__)
 
 CLOCK_RETRY_SECONDS = 3600.0
+SUPERSEDE_SECONDS = 600.0
+"""Between rebuildings for one peer: a recipient cannot make our history grow by showing ever newer keys."""
 EXPIRY_SECONDS = 60.0
+RECORDING_SECONDS = 1.0
 MAX_EXPRESS = 1024
-_UNREACHABLE = (
-    AuditError,
-    DialError,
-    HandshakeError,
-    LimitExceeded,
-    NegotiationError,
-    RefusedByGate,
-    RemoteProtocolError,
-    RoutingError,
-    EOFError,
-    trio.BrokenResourceError,
-    trio.ClosedResourceError,
-    trio.TooSlowError,
-)
-"""What ends a try and leads to the next one."""
+SENT_AT_ONCE = 16
+"""Envelopes that are handed to the stream together."""
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +56,8 @@ class _Lane:
     due: float = 0.0
     """Monotonic seconds of the next try."""
     running: bool = False
+    superseded: float = -math.inf
+    """When its messages were last sealed anew."""
     news: trio.Event = field(default_factory=trio.Event)
     """Something was written, or a result came."""
     express: deque[bytes] = field(default_factory=deque)
@@ -87,6 +69,15 @@ class _Lane:
 
 
 @dataclass(slots=True, eq=False)
+class _OnTheWay:
+    """What was sent and is not answered."""
+
+    row: OutboxRow
+    message: StoredMessage
+    since: float
+
+
+@dataclass(slots=True, eq=False)
 class _Round:
     """One stream to one recipient."""
 
@@ -94,19 +85,22 @@ class _Round:
     frames: MessageStream[Frame, Frame]
     unanswered: int
     """How many may be."""
-    on_the_way: dict[bytes, OutboxRow] = field(default_factory=dict)
-    """By the hash of the envelope."""
+    on_the_way: dict[bytes, _OnTheWay] = field(default_factory=dict)
+    """By the hash of the envelope, oldest first."""
 
 
 class Courier:
-    """Tries all that waits; `run` is its task. `take_ack` judges an acknowledgement that came with a result."""
+    """Tries all that waits; `run` is its task. `take_acks` judges acknowledgements that came with results."""
 
     def __init__(
-        self, state: State, composer: Composer, take_ack: Callable[[PeerId, bytes], Awaitable[frozenset[bytes]]]
+        self,
+        state: State,
+        composer: Composer,
+        take_acks: Callable[[PeerId, Sequence[bytes]], Awaitable[frozenset[bytes]]],
     ) -> None:
         self._state = state
         self._composer = composer
-        self._take_ack = take_ack
+        self._take_acks = take_acks
         self._lanes: dict[PeerId, _Lane] = {}
         self._work = trio.Event()
         self._dials = trio.CapacityLimiter(state.config.delivery.dials)
@@ -128,15 +122,19 @@ class Courier:
 
     def observe(self, event: Event) -> None:
         """A recipient that connects is tried at once."""
-        if isinstance(event, PeerConnected) and event.peer in self._lanes:
-            self.wake(event.peer)
+        if isinstance(event, PeerConnected):
+            self.hear_of(event.peer)
+
+    def hear_of(self, peer: PeerId) -> None:
+        """It is there, or its key has become known: what waits for it is tried at once."""
+        if peer in self._lanes:
+            self.wake(peer)
 
     async def run(self) -> None:
-        """Tries, waits, and gives up what is too old, for ever."""
+        """Tries and waits, for ever."""
         for peer in self._state.store.outbox_peers():
             self.wake(peer)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._expire)
             while True:
                 self._work = trio.Event()
                 now = trio.current_time()
@@ -147,27 +145,45 @@ class Courier:
                 with trio.move_on_at(next_due):
                     await self._work.wait()
 
+    async def expire(self) -> None:
+        """Gives up what is too old, for ever."""
+        while True:
+            for number in self._state.store.expired(self._state.now_ms()):
+                message = self._state.store.message_at(number)
+                if message is not None:
+                    await self._state.settle(message, MessageState.EXPIRED)
+            await trio.sleep(EXPIRY_SECONDS)
+
     # ------------------------------------------------------------------------------- one recipient
 
     async def _run_lane(self, lane: _Lane) -> None:
-        owner = Owner(f"messages to {lane.peer}", partial(self._state.host.emit))
+        owner = Owner("messages", self._state.host.emit, peer=lane.peer)
         try:
             lane.due = trio.current_time() + LONGEST_SECONDS
             await contain(owner, self._try, lane)
         finally:
             lane.running = False
-            if math.isinf(lane.due) and not lane.express:
+            if lane.express:
+                lane.due = min(lane.due, trio.current_time())
+            elif math.isinf(lane.due):
                 del self._lanes[lane.peer]
             self._work.set()
 
     async def _try(self, lane: _Lane) -> None:
+        """One stream and all that can be said on it; nothing is opened where nothing is due."""
+        until_due = self._until_due(lane.peer)
+        if until_due > 0 and not lane.express:
+            await trio.lowlevel.checkpoint()
+            lane.due = trio.current_time() + until_due
+            return
         try:
             await self._deliver(lane)
             lane.due = trio.current_time() + self._until_due(lane.peer)
-        except* _UNREACHABLE as group:
+        except* (*UNREACHABLE, AuditError, RemoteProtocolError) as group:
             _log.debug("messages to %s wait: %r", lane.peer, group.exceptions[0])
             lane.express.clear()
-            lane.due = trio.current_time() + delay(lane.attempt, self._state.random)
+            waits = max(delay(lane.attempt, self._state.random), self._until_due(lane.peer))
+            lane.due = trio.current_time() + waits
             lane.attempt += 1
 
     async def _deliver(self, lane: _Lane) -> None:
@@ -180,8 +196,10 @@ class Courier:
             frames = MessageStream[Frame, Frame](stream, decode=decode, encode=encode, max_size=MAX_FRAME_BYTES)
             relayed = stream.connection.limited
             current = _Round(lane, frames, limits.unanswered_relayed if relayed else limits.unanswered)
+            send_results, results = trio.open_memory_channel[Result](limits.unanswered)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read_results, current)
+                nursery.start_soon(self._read_results, current, send_results)
+                nursery.start_soon(self._judge_results, current, results)
                 await self._send(current)
                 nursery.cancel_scope.cancel()
 
@@ -195,6 +213,13 @@ class Courier:
             raise RoutingError(f"no encryption key of {peer} is known")
         await self._composer.seal_drafts(peer, record)
 
+    def _until_due(self, peer: PeerId) -> float:
+        """Seconds until the next row for `peer` may be tried; infinite without one."""
+        due_ms = self._state.store.next_due(peer)
+        return math.inf if due_ms is None else max(0.0, (due_ms - self._state.now_ms()) / 1000)
+
+    # ------------------------------------------------------------------------------- sending
+
     async def _send(self, current: _Round) -> None:
         """Sends what is due and waits for answers; returns when nothing happened for a while."""
         lane, limits = current.lane, self._state.config.delivery
@@ -203,94 +228,128 @@ class Courier:
             while lane.express:
                 await current.frames.send(Deliver(lane.express.popleft()))
             await self._seal_drafts(lane.peer)
-            for row in self._next_rows(current):
-                await self._send_row(current, row)
-            seconds = limits.result_seconds if current.on_the_way else limits.idle_seconds
-            until_due = self._until_due(lane.peer) if not current.on_the_way else math.inf
-            with trio.move_on_after(min(seconds, until_due)):
+            await self._send_rows(current)
+            if current.on_the_way:
+                await self._await_answer(current, news)
+                continue
+            until_due = self._until_due(lane.peer)
+            if not until_due and self._state.recording:
+                until_due = RECORDING_SECONDS  # whoever records it says when it may go
+            with trio.move_on_after(min(limits.idle_seconds, until_due)):
                 await news.wait()
-            if not news.is_set() and until_due > seconds:
-                if current.on_the_way:
-                    raise trio.TooSlowError
+            if not news.is_set() and until_due > limits.idle_seconds:
                 return
 
-    def _next_rows(self, current: _Round) -> list[OutboxRow]:
-        sent = {row.number for row in current.on_the_way.values()}
-        free = current.unanswered - len(sent)
-        if free <= 0:
-            return []
-        due = self._state.store.outbox_due(current.lane.peer, self._state.now_ms(), limit=current.unanswered)
-        return [row for row in due if row.number not in sent][:free]
+    async def _await_answer(self, current: _Round, news: trio.Event) -> None:
+        """Returns at news; TooSlowError when the oldest envelope is not answered in time."""
+        oldest = next(iter(current.on_the_way.values()))
+        deadline = oldest.since + self._state.config.delivery.result_seconds
+        with trio.move_on_at(deadline):
+            await news.wait()
+            return
+        raise trio.TooSlowError
 
-    def _until_due(self, peer: PeerId) -> float:
-        """Seconds until the next row for `peer` may be tried; infinite without one."""
-        due_ms = self._state.store.next_due(peer)
-        return math.inf if due_ms is None else max(0.0, (due_ms - self._state.now_ms()) / 1000)
+    async def _send_rows(self, current: _Round) -> None:
+        state, now = self._state, self._state.now_ms()
+        sent = {one.row.number for one in current.on_the_way.values()} | state.recording
+        numbers = state.store.due(current.lane.peer, now, limit=current.unanswered)
+        numbers = [number for number in numbers if number not in sent][: current.unanswered - len(current.on_the_way)]
+        for start in range(0, len(numbers), SENT_AT_ONCE):
+            await self._send_some(current, numbers[start : start + SENT_AT_ONCE])
 
-    async def _send_row(self, current: _Round, row: OutboxRow) -> None:
-        message = self._state.store.message_at(row.number)
-        assert message is not None, "an outbox row has its message"
-        if row.number not in self._state.recorded:
-            await self._state.record(message, row.envelope)
-        current.on_the_way[message.sealed_hash] = row
-        await current.frames.send(Deliver(row.envelope))
-        if message.state is MessageState.QUEUED:
-            self._state.on_its_way(message, MessageState.SENT)
+    async def _send_some(self, current: _Round, numbers: Sequence[int]) -> None:
+        state = self._state
+        due: list[tuple[OutboxRow, StoredMessage]] = []
+        for number in numbers:
+            row, message = state.store.outbox_row(number), state.store.message_at(number)
+            if row is None or message is None or not row.envelope:
+                continue  # it was cancelled in the meantime
+            if row.expires_ms <= state.now_ms():
+                await state.settle(message, MessageState.EXPIRED)
+            else:
+                due.append((row, message))
+        unrecorded = [(message, row.envelope) for row, message in due if row.number not in state.recorded]
+        if unrecorded:
+            await state.record(unrecorded)
+        if not due:
+            return
+        now = trio.current_time()
+        for row, message in due:
+            current.on_the_way[message.sealed_hash] = _OnTheWay(row, message, now)
+        data = b"".join(framed(encode(Deliver(row.envelope)), MAX_FRAME_BYTES) for row, _ in due)
+        await current.frames.stream.send_all(data)
+        queued = [message for _, message in due if message.state is MessageState.QUEUED]
+        if queued:
+            state.on_its_way(queued, MessageState.SENT)
 
     # ------------------------------------------------------------------------------- answers
 
-    async def _read_results(self, current: _Round) -> None:
-        while True:
-            frame = await current.frames.receive()
-            if not isinstance(frame, Result):
-                raise RemoteProtocolError(f"{current.lane.peer} sent a message where results belong")
-            row = current.on_the_way.get(frame.sealed_hash)
-            if row is not None:
-                message = self._state.store.message_at(row.number)
-                if message is not None and not message.state.final:
-                    await self._judge(current.lane, row, message, frame)
-                del current.on_the_way[frame.sealed_hash]
-                current.lane.attempt = 0
-                current.lane.wake()
+    async def _read_results(self, current: _Round, results: trio.MemorySendChannel[Result]) -> None:
+        async with results:
+            while True:
+                try:
+                    frame = await current.frames.receive()
+                except EOFError:
+                    return
+                if not isinstance(frame, Result):
+                    raise RemoteProtocolError(f"{current.lane.peer} sent a message where results belong")
+                if frame.sealed_hash in current.on_the_way:
+                    await results.send(frame)
+
+    async def _judge_results(self, current: _Round, results: trio.MemoryReceiveChannel[Result]) -> None:
+        """All that have come are judged together, so that their receipts are written together."""
+        async for result in results:
+            batch = [result]
+            try:
+                while True:
+                    batch.append(results.receive_nowait())
+            except (trio.WouldBlock, trio.EndOfChannel):
+                pass
+            await self._judge_batch(current, batch)
+            current.lane.attempt = 0
+            current.lane.wake()
+        raise EOFError(f"{current.lane.peer} closed the stream of messages")
+
+    async def _judge_batch(self, current: _Round, batch: Sequence[Result]) -> None:
+        acks = [result.ack_envelope for result in batch if result.code == Code.OK and result.ack_envelope]
+        acknowledged = await self._take_acks(current.lane.peer, acks) if acks else frozenset()
+        for name in [name for name, one in current.on_the_way.items() if one.message.id in acknowledged]:
+            del current.on_the_way[name]
+        for result in batch:
+            one = current.on_the_way.get(result.sealed_hash)
+            if one is None or (result.code == Code.OK and not result.ack_envelope):
+                continue  # of the latter another result carries the acknowledgement, or it is too late some time
+            message = self._state.store.message_at(one.row.number)
+            if message is not None and not message.state.final:
+                await self._judge(current.lane, one.row, message, result)
+            del current.on_the_way[result.sealed_hash]
 
     async def _judge(self, lane: _Lane, row: OutboxRow, message: StoredMessage, result: Result) -> None:
         if result.code == Code.OK:
-            if message.id in await self._take_ack(lane.peer, result.ack_envelope):
-                return
             await self._postpone(row, delay(row.attempt, self._state.random))
         elif result.code == Code.STORED:
-            self._state.on_its_way(message, MessageState.STORED)
+            self._state.on_its_way((message,), MessageState.STORED)
             await self._postpone(row, LONGEST_SECONDS)
         elif result.code in RETRYABLE:
-            await self._retry(lane, row, message, result)
+            await self._retry(lane, row, result)
         else:
             _log.info("%s refused message %s: code %d", lane.peer, message.id.hex(), result.code)
             await self._state.settle(message, MessageState.FAILED, code=result.code)
 
-    async def _retry(self, lane: _Lane, row: OutboxRow, message: StoredMessage, result: Result) -> None:
+    async def _retry(self, lane: _Lane, row: OutboxRow, result: Result) -> None:
         peer, seconds = lane.peer, delay(row.attempt, self._state.random)
         if result.code == Code.UNKNOWN_KEY:
-            before = self._state.book.known(peer)
             record = self._state.book.learn(peer, result.key_record)
-            if record is not None and (before is None or record.seq > before.seq):
-                try:
-                    await self._composer.supersede(message, peer, record)
-                except LocalProtocolError:
-                    await self._state.settle(message, MessageState.FAILED, code=result.code)
+            now = trio.current_time()
+            if record is not None and record.seq > row.key_seq and now - lane.superseded >= SUPERSEDE_SECONDS:
+                lane.superseded = now
+                await self._composer.supersede(peer, record)
                 return
         if result.code == Code.BAD_TIMESTAMP:
             seconds = CLOCK_RETRY_SECONDS
-        await self._postpone(row, max(seconds, result.retry_after_ms / 1000))
+        await self._postpone(row, min(max(seconds, result.retry_after_ms / 1000), CLOCK_RETRY_SECONDS))
 
     async def _postpone(self, row: OutboxRow, seconds: float) -> None:
         due_ms = self._state.now_ms() + int(seconds * 1000)
         store = self._state.store
         await store.database.write(lambda c: store.set_attempt(c, row.number, row.attempt + 1, due_ms))
-
-    async def _expire(self) -> None:
-        while True:
-            for number in self._state.store.expired(self._state.now_ms()):
-                message = self._state.store.message_at(number)
-                if message is not None:
-                    await self._state.settle(message, MessageState.EXPIRED)
-            await trio.sleep(EXPIRY_SECONDS)

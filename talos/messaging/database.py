@@ -41,6 +41,7 @@ class Job(Generic[T]):
     function: Callable[[sqlite3.Connection], T]
     done: trio.Event = field(default_factory=trio.Event)
     then: Callable[[], None] | None = None
+    undone: Callable[[], None] | None = None
     value: T | None = None
     error: BaseException | None = None
 
@@ -74,13 +75,17 @@ class Database:
         return job.value  # type: ignore[return-value] # T itself may be None
 
     def write_soon(
-        self, function: Callable[[sqlite3.Connection], T], *, then: Callable[[], None] | None = None
+        self,
+        function: Callable[[sqlite3.Connection], T],
+        *,
+        then: Callable[[], None] | None = None,
+        undone: Callable[[], None] | None = None,
     ) -> Job[T]:
         """As `write`, without waiting: `done` is set once it is durable, or `error` says why not.
 
-        `then` is called when it is durable.
+        `then` is called when it is durable, `undone` when it never will be, before anything else is written.
         """
-        job: Job[T] = Job(function, then=then)
+        job: Job[T] = Job(function, then=then, undone=undone)
         self._waiting.append(job)
         self._wake.set()
         return job
@@ -100,8 +105,9 @@ class Database:
                     await trio.to_thread.run_sync(self._commit, group, limiter=self._thread)
                 for job in group:
                     job.done.set()
-                    if job.then is not None and job.error is None:
-                        job.then()
+                    follow = job.then if job.error is None else job.undone
+                    if follow is not None:
+                        follow()
 
     def close(self) -> None:
         """What waits still is written first."""

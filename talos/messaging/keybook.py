@@ -6,14 +6,18 @@ Of each identity the record with the highest number counts for good: an older on
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from talos.errors import BadSignature, DialError, LimitExceeded, NegotiationError, RemoteProtocolError, RoutingError
+from talos.errors import BadSignature, RemoteProtocolError, RoutingError
 from talos.identity.key_record import KeyRecord
+from talos.messaging.payload import MAX_NUMBER
 from talos.messaging.people import identity_of
+from talos.messaging.retry import UNREACHABLE
+from talos.messaging.seal import is_usable
 from talos.wire.message_stream import MessageStream
 
 if TYPE_CHECKING:
@@ -32,10 +36,21 @@ KEYS_PROTOCOL = "/talos/keys/1.0.0"
 MAX_RECORD_BYTES = 4096
 ANSWER_SECONDS = 10.0
 LOOKUP_SECONDS = 60.0
+MAX_REMEMBERED = 4096
+"""Of the records in memory; all are in the store."""
+
+
+class _Entry(NamedTuple):
+    """What is remembered of one identity."""
+
+    data: bytes
+    record: KeyRecord | None
+    """None when it has expired: its number still counts."""
+    seq: int
 
 
 class KeyBook:
-    """Finds and remembers key records."""
+    """Finds and remembers key records. `learned` is told of peers whose key has changed."""
 
     def __init__(
         self, host: Host, keyring: Keyring, store: Store, records: RecordStore | None, now_ms: Callable[[], int]
@@ -45,6 +60,8 @@ class KeyBook:
         self._store = store
         self._records = records
         self._now_ms = now_ms
+        self._entries: OrderedDict[PeerId, _Entry | None] = OrderedDict()
+        self.learned: Callable[[PeerId], None] = lambda _peer: None
 
     @contextmanager
     def serving(self) -> Iterator[None]:
@@ -54,28 +71,49 @@ class KeyBook:
 
     def known(self, peer: PeerId) -> KeyRecord | None:
         """The record that is remembered, unless it has expired."""
-        data = self._store.key_record(peer)
-        if data is None:
+        entry = self._entry(peer)
+        if entry is None or entry.record is None or self._now_ms() >= entry.record.not_after_ms:
             return None
-        try:
-            return KeyRecord.open(data, now_ms=self._now_ms(), identity=identity_of(peer))
-        except RemoteProtocolError:
-            return None
+        return entry.record
 
     def learn(self, peer: PeerId, data: bytes) -> KeyRecord | None:
-        """Remembers a record that came from anywhere; the newest that is known, None when this one is not valid."""
-        if data == self._store.key_record(peer):
+        """Remembers a record that came from anywhere; the newest that is known, None when there is none of use."""
+        entry = self._entry(peer)
+        if entry is not None and entry.data == data:
             return self.known(peer)
         try:
             record = KeyRecord.open(data, now_ms=self._now_ms(), identity=identity_of(peer))
+            _check_usable(record)
         except (RemoteProtocolError, BadSignature) as error:
             _log.debug("key record of %s refused: %s", peer, error)
             return None
-        newest = self.known(peer)
-        if newest is not None and newest.seq >= record.seq:
-            return newest
+        if entry is not None and entry.seq >= record.seq:
+            return self.known(peer)
+        self._remember(peer, _Entry(data, record, record.seq))
         self._store.database.write_soon(lambda c: self._store.set_key_record(c, peer, record.seq, data))
+        self.learned(peer)
         return record
+
+    def _entry(self, peer: PeerId) -> _Entry | None:
+        """From memory or the store, which both keep the newest."""
+        if peer in self._entries:
+            self._entries.move_to_end(peer)
+            return self._entries[peer]
+        found = self._store.key_record(peer)
+        return self._remember(peer, None if found is None else self._opened(peer, *found))
+
+    def _remember(self, peer: PeerId, entry: _Entry | None) -> _Entry | None:
+        self._entries[peer] = entry
+        self._entries.move_to_end(peer)
+        if len(self._entries) > MAX_REMEMBERED:
+            self._entries.popitem(last=False)
+        return entry
+
+    def _opened(self, peer: PeerId, seq: int, data: bytes) -> _Entry:
+        try:
+            return _Entry(data, KeyRecord.open(data, now_ms=self._now_ms(), identity=identity_of(peer)), seq)
+        except RemoteProtocolError:
+            return _Entry(data, None, seq)
 
     async def find(self, peer: PeerId) -> KeyRecord | None:
         """The record of `peer`: remembered, asked on a connection that is open, looked up, asked on a new one."""
@@ -93,17 +131,7 @@ class KeyBook:
                 async with await self._host.open_stream(peer, KEYS_PROTOCOL, limited_ok=True) as stream:
                     frames = MessageStream(stream, decode=bytes, encode=bytes, max_size=MAX_RECORD_BYTES)
                     return self.learn(peer, await frames.receive())
-        except (
-            DialError,
-            NegotiationError,
-            RoutingError,
-            RemoteProtocolError,
-            LimitExceeded,
-            trio.BrokenResourceError,
-            trio.ClosedResourceError,
-            EOFError,
-            trio.TooSlowError,
-        ) as error:
+        except (*UNREACHABLE, RemoteProtocolError) as error:
             _log.debug("%s did not tell its key: %r", peer, error)
             return None
 
@@ -124,3 +152,10 @@ class KeyBook:
             await frames.send(self._keyring.key_record(self._now_ms()))
             return
         stream.reset()
+
+
+def _check_usable(record: KeyRecord) -> None:
+    if record.seq > MAX_NUMBER:
+        raise RemoteProtocolError("a key record whose number is no time")
+    if not is_usable(record.x25519):
+        raise RemoteProtocolError("a key record whose X25519 key is of small order")

@@ -1,12 +1,13 @@
 """The order of one sender's messages in one conversation and epoch: gaps wait a while, forks are marked.
 
-No clock, no IO: `now` is monotonic seconds. What is held is lost with the process, and sent again, for nothing that
-is held has been acknowledged as in order; it is durable and acknowledged as received all the same.
+No clock, no IO: `now` is monotonic seconds. What is held here is durable and acknowledged already; after a restart it
+is placed again.
 """
 
 from __future__ import annotations
 
 import enum
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -85,7 +86,16 @@ class Order(Generic[T]):
         """When the oldest gap is given up; None without one."""
         if not self._held:
             return None
-        return min(held.since for held in self._held.values()) + self._limits.seconds
+        return next(iter(self._held.values())).since + self._limits.seconds  # they are in the order of their coming
+
+    @property
+    def held(self) -> list[T]:
+        """What waits for those before it."""
+        return [held.item for held in self._held.values()]
+
+    def give_up(self) -> list[Placed[T]]:
+        """All that is held, marked, without more patience."""
+        return self.deadline_passed(math.inf)
 
     def deadline_passed(self, now: float) -> list[Placed[T]]:
         """What waited long enough, marked."""

@@ -21,6 +21,7 @@ NONCE_BYTES = 12
 SIGNATURE_BYTES = 64
 MAX_CHANNEL_BYTES = 64
 MAX_CONTENT_BYTES = 80 * 1024
+MAX_NUMBER = 2**62
 NONE = bytes(HASH_BYTES)
 APPLICATION_TYPES = range(0x40, 0x80)
 _KNOWN_TYPES = frozenset(MessageType)
@@ -165,6 +166,8 @@ class Payload:
     def _fault_of_order(self) -> str:
         if not 1 <= self.type <= 0x7F:
             return f"message of type {self.type}"
+        if max(self.seq, self.epoch, self.timestamp_ms) > MAX_NUMBER:
+            return "a number that is no count and no time"
         if self.counted != (self.seq > 0) or self.counted != (self.epoch > 0):
             return "a counted message without its number, or a number where there is none"
         if (self.seq <= 1) and self.prev != NONE:

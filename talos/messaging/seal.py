@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from talos.errors import LocalProtocolError
 
-__all__ = ["Fresh", "KeySource", "Sealed", "open_sealed", "seal"]
+__all__ = ["Fresh", "KeySource", "Sealed", "is_usable", "open_sealed", "seal"]
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
@@ -76,6 +76,15 @@ def open_sealed(secret: bytes, domain: bytes, context: bytes, sealed: Sealed, *,
         return ChaCha20Poly1305(key).decrypt(nonce, sealed.ciphertext, context)
     except (ValueError, InvalidTag):
         return None
+
+
+def is_usable(public: bytes) -> bool:
+    """Whether an X25519 key can be sealed to: of small-order ones every secret makes the same, which is refused."""
+    try:
+        X25519PrivateKey.from_private_bytes(bytes(KEY_BYTES)).exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:
+        return False
+    return True
 
 
 def _derive(shared: bytes, salt: bytes, domain: bytes, context: bytes) -> bytes:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import random as random_module
 import time
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from talos.errors import LocalProtocolError, RecipientUnknown
+from talos.errors import AuditError, EnvelopeRejected, LimitExceeded, LocalProtocolError, RecipientUnknown
+from talos.host import log
 from talos.host.block import background
 from talos.messaging.code import AckState, MessageType
 from talos.messaging.composer import Composer
 from talos.messaging.config import MessagingConfig
-from talos.messaging.content import MAX_BODY_BYTES, Ack, AckItem, Text
+from talos.messaging.content import Ack, AckItem, Text
 from talos.messaging.courier import Courier
 from talos.messaging.database import open_database
 from talos.messaging.frames import PROTOCOL_ID
@@ -30,7 +32,7 @@ from talos.messaging.store import SCHEMA, MessageState, Store
 from talos.messaging.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
     from talos.abc import AuditLog, Host, RecordStore
@@ -42,7 +44,9 @@ if TYPE_CHECKING:
 
 __all__ = ["HistoryQuery", "Incoming", "Messaging", "Outgoing", "open_messaging"]
 
-HOUSEKEEPING_SECONDS = 3600.0
+_log = logging.getLogger(__name__)
+
+HOUSEKEEPING_SECONDS = 60.0
 PAGE = 256
 STREAM_TYPES = (MessageType.STREAM_START, MessageType.STREAM_CHUNK, MessageType.STREAM_END)
 
@@ -93,13 +97,19 @@ class Outgoing:
         return self.message.state
 
     async def wait(self, until: MessageState = MessageState.DELIVERED) -> StoredMessage:
-        """Returns when it is that far, or over; cancel it to stop waiting."""
+        """Returns when it is that far, or over; cancel it to stop waiting.
+
+        Where the recipient has new keys that is the message that took this one's place, which has another id.
+        """
+        message = self.message
         while True:
-            message = self.message
+            await trio.lowlevel.checkpoint()
+            if message.superseded_by:
+                message = self._state.store.message(self._state.me, message.superseded_by) or message
             if message.state >= until or message.state.final:
-                await trio.lowlevel.checkpoint()
                 return message
-            await self._state.watch.change_of(self.id)
+            await self._state.watch.change_of(message.id)
+            message = self._state.store.message(self._state.me, message.id) or message
 
 
 @asynccontextmanager
@@ -118,8 +128,10 @@ async def open_messaging(
     """Messages of the host's identity for the length of the block; what waits in the outbox is tried at once.
 
     The store is `messages.db` in `directory`, which one process at a time may open: the caller holds its lock.
-    StoreFailed when it cannot be opened; AuditError when what was written before cannot be recorded.
+    A copy of it that is put back is noticed by the file `messages.run` beside it. StoreFailed when it cannot be opened.
+    Later the store or the audit log may refuse to write: then nothing is sent or acknowledged until they do again.
     """
+    log.install()
     if keyring.identity.public_key != host.key.public_key:
         raise LocalProtocolError("messages are sent under the identity of their host")
     clock = now_ms or (lambda: time.time_ns() // 1_000_000)
@@ -139,8 +151,8 @@ async def open_messaging(
         async with background() as nursery:
             messaging = Messaging(state)
             nursery.start_soon(database.run)
-            await messaging.mend()
             with ExitStack() as mounted:
+                await messaging.begin(directory)
                 messaging.mount(mounted)
                 messaging.start(nursery)
                 yield messaging
@@ -153,22 +165,35 @@ class Messaging:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._incoming, self._received = trio.open_memory_channel[Incoming](0)
-        self._feeding = False
+        self._received: trio.MemoryReceiveChannel[Incoming] | None = None
+        self._taken = state.store.cursor()
         self._composer = Composer(state)
         self._turns = Turns(state)
         self._intake = Intake(state, self._composer, self._turns)
-        self._courier = Courier(state, self._composer, self._intake.take_ack)
+        self._courier = Courier(state, self._composer, self._intake.take_acks)
         self._receiver = Receiver(state, self._intake)
 
-    async def mend(self) -> None:
-        """Records what a crash has left unrecorded, before anything else happens; `open_messaging` does."""
-        state = self._state
-        for message in state.store.unrecorded():
+        self._composer.written = self._courier.wake
+        state.book.learned = self._courier.hear_of
+
+    async def begin(self, directory: Path) -> None:
+        """Before anything else: looks whether the store is that of the last run, and mends what a crash left.
+
+        `open_messaging` does.
+        """
+        await self._composer.begin(directory)
+        try:
+            await self._mend(self._state.store.unrecorded())
+        except AuditError as error:
+            _log.warning("what a crash left cannot be recorded yet: %s", error)
+
+    async def _mend(self, messages: Sequence[StoredMessage]) -> None:
+        """Records what is not recorded; one by one, as the log may refuse one of them alone."""
+        store = self._state.store
+        for message in messages:
             if any(message.sealed_hash):
-                rows = state.store.outbox(after=message.number - 1, limit=1)
-                envelope = rows[0].envelope if rows and rows[0].number == message.number else b""
-                await state.record(message, envelope)
+                row = store.outbox_row(message.number)
+                await self._state.record([(message, row.envelope if row is not None else b"")])
 
     def mount(self, stack: ExitStack) -> None:
         """Serves for the length of the stack; `open_messaging` does."""
@@ -182,7 +207,8 @@ class Messaging:
         self._nursery = nursery
         nursery.start_soon(self._turns.run)
         nursery.start_soon(self._courier.run)
-        nursery.start_soon(self._keep_house)
+        nursery.start_soon(self._state.patiently, self._courier.expire)
+        nursery.start_soon(self._state.patiently, self._keep_house)
 
     # ------------------------------------------------------------------------------- sending
 
@@ -198,19 +224,21 @@ class Messaging:
     ) -> Outgoing:
         """A text that is durable and recorded on return; it is delivered when that can be, within 14 days or `ttl_s`.
 
-        LocalProtocolError for a body over 64 KiB, RecipientUnknown for a peer that cannot have messages, LimitExceeded
-        where the outbox is full, AuditError where nothing can be recorded: then nothing is sent.
+        LocalProtocolError for a body over 64 KiB or what else is too long, RecipientUnknown for a peer that cannot have
+        messages, LimitExceeded where the outbox is full, AuditError where nothing can be recorded: then nothing is
+        sent. Cancelled, it may have been written already, and is sent then.
         """
         data = body.encode() if isinstance(body, str) else body
-        if len(data) > MAX_BODY_BYTES:
-            raise LocalProtocolError(f"a text of {len(data)} bytes; {MAX_BODY_BYTES} fit, files are for more")
-        text = Text(body=data, media_type=media_type, reply_to=reply_to, subject=subject)
-        return await self.post(to, MessageType.TEXT, text.encode(), ttl_s=ttl_s)
+        content = Text(body=data, media_type=media_type, reply_to=reply_to, subject=subject).encode()
+        try:
+            Text.decode(content)
+        except EnvelopeRejected as error:
+            raise LocalProtocolError(f"not a letter: {error}; files are for more") from error
+        return await self.post(to, MessageType.TEXT, content, ttl_s=ttl_s)
 
     async def post(self, to: PeerId, message_type: int, content: bytes, *, ttl_s: int = 0) -> Outgoing:
         """As `send`, for content of any counted type."""
         message = await self._composer.post(to, message_type, content, ttl_s=ttl_s)
-        self._courier.wake(to)
         return Outgoing(self._state, message)
 
     async def post_now(
@@ -234,17 +262,21 @@ class Messaging:
         """The first thousand of what waits."""
         return self._state.store.outbox(limit=1000)
 
+    def at(self, number: int) -> StoredMessage | None:
+        """The message of an outbox row."""
+        return self._state.store.message_at(number)
+
     def retry(self, to: PeerId) -> None:
-        """Tries now what waits for this peer."""
-        self._courier.wake(to)
+        """Tries now what waits for this peer, also what was to wait longer."""
+        store, now = self._state.store, self._state.now_ms()
+        store.database.write_soon(lambda c: store.set_due(c, to, now), then=partial(self._courier.wake, to))
 
     async def cancel(self, message_id: bytes) -> bool:
         """Gives up a message that is not delivered; False when it is, or there is none."""
         message = self._state.store.message(self._state.me, message_id)
-        if message is None or message.state not in (MessageState.QUEUED, MessageState.SENT, MessageState.STORED):
+        if message is None or not message.state.may_become(MessageState.EXPIRED):
             return False
-        await self._state.settle(message, MessageState.EXPIRED)
-        return True
+        return await self._state.settle(message, MessageState.EXPIRED)
 
     # ------------------------------------------------------------------------------- receiving
 
@@ -252,8 +284,8 @@ class Messaging:
     def handling(self, message_type: int, handler: Handler) -> Iterator[None]:
         """Asks `handler` what becomes of messages of this type, for the length of the block.
 
-        It is asked when the message is durable and recorded, and again when its acknowledgement may have been lost:
-        it has to give the same verdict then. What it raises ends the peer's stream. Types of streams may have several
+        It is asked when the message is durable and recorded, until it has given a verdict, which is kept. What it
+        raises is contained, and it is asked again when the peer tries again. Types of streams may have several
         handlers, as files and live ones share them: None says that it is about something of another one.
         """
         handlers = self._intake.handlers.setdefault(message_type, [])
@@ -268,22 +300,28 @@ class Messaging:
     def received(self) -> trio.MemoryReceiveChannel[Incoming]:
         """Texts in their turn, from where the last reader stopped; nothing is dropped, what is not taken waits.
 
-        The same channel at each call. After a crash the last one taken may come again.
+        The same channel at each call until it is closed. After a crash the last ones taken may come again.
         """
-        if not self._feeding:
-            self._feeding = True
-            self._nursery.start_soon(self._feed)
+        if self._received is None:
+            incoming, self._received = trio.open_memory_channel[Incoming](0)
+            self._nursery.start_soon(self._feed, incoming)
         return self._received
 
-    async def _feed(self) -> None:
+    async def _feed(self, incoming: trio.MemorySendChannel[Incoming]) -> None:
         store = self._state.store
         while True:
             arrival = self._state.watch.arrival
-            for turn, message in store.shown(store.cursor(), PAGE):
-                if message.payload.type == MessageType.TEXT:
-                    await self._incoming.send(_incoming(message))
-                await store.database.write(partial(store.set_cursor, turn=turn))
-            await arrival.wait()
+            for turn, message in store.shown(self._taken, PAGE):
+                if message.payload.type == MessageType.TEXT and not message.wiped:
+                    try:
+                        await incoming.send(_incoming(message))
+                    except trio.BrokenResourceError:
+                        self._received = None
+                        return
+                self._taken = turn
+                store.database.write_soon(partial(store.set_cursor, turn=turn))
+            if not store.shown(self._taken, 1):
+                await arrival.wait()
 
     async def mark_read(self, sender: PeerId, message_id: bytes) -> None:
         """The owner has seen it; its sender is told where the configuration says so."""
@@ -292,11 +330,14 @@ class Messaging:
         message = None if key is None else state.store.message(key.data, message_id)
         if message is None or not message.incoming or message.read_ms:
             return
-        read = replace(message, read_ms=state.now_ms())
-        await state.store.database.write(lambda c: state.store.set_message(c, read))
+        now = state.now_ms()
+        await state.store.database.write(lambda c: state.store.change(c, message.number, read_ms=now))
         if state.config.read_receipts:
             item = AckItem(id=message.id, digest=message.digest, state=AckState.READ)
-            await self.post_now(sender, MessageType.ACK, Ack((item,)).encode())
+            try:
+                await self.post_now(sender, MessageType.ACK, Ack((item,)).encode())
+            except (RecipientUnknown, LimitExceeded) as error:
+                _log.debug("%s is not told of the reading: %s", sender, error)
 
     def waiting(self) -> list[WaitingLetter]:
         """Letters of strangers who have not been let in."""
@@ -310,7 +351,7 @@ class Messaging:
         return len(acks)
 
     async def decline(self, peer: PeerId) -> None:
-        """Throws away what waits of a stranger."""
+        """Throws away what waits of a stranger, who may try again: only blocking ends that."""
         store = self._state.store
         for letter in store.waiting(peer):
             await store.database.write(partial(store.remove_waiting, number=letter.number))
@@ -338,11 +379,17 @@ class Messaging:
         return {"outbox": self._state.store.outbox_size(), "waiting": len(self._state.store.waiting())}
 
     async def _keep_house(self) -> None:
-        """Forgets ids that are so old that the clock refuses them."""
-        store, limits = self._state.store, self._state.config.receive
+        """Forgets what is so old that the clock refuses it, wipes what was to vanish, records what waits for that."""
+        store = self._state.store
+        left: set[int] = set()
         while True:
             now = self._state.now_ms()
-            self._intake.full = await store.database.write(lambda c: store.forget_seen(c, now)) >= limits.seen  # noqa: B023 - awaited here
+            self._intake.seen = await store.database.write(partial(store.forget_seen, now_ms=now))
+            while await store.database.write(partial(store.wipe, now_ms=now)):
+                pass
+            unrecorded = store.unrecorded()
+            await self._mend([message for message in unrecorded if message.number in left])
+            left = {message.number for message in unrecorded}
             await trio.sleep(HOUSEKEEPING_SECONDS)
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
 
 from talos.abc import AuditEntry, Direction, EntryKind
+from talos.errors import AuditError
 from talos.messaging.code import MessageType
 from talos.messaging.content import Text
-from talos.messaging.store import MessageState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from random import Random
     from sqlite3 import Connection
 
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["State", "Watch"]
 
 _log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 60.0
 
 
 class Watch:
@@ -46,7 +47,12 @@ class Watch:
 
     async def change_of(self, message_id: bytes) -> None:
         """Returns at the next change."""
-        await self._settled.setdefault(message_id, trio.Event()).wait()
+        event = self._settled.setdefault(message_id, trio.Event())
+        try:
+            await event.wait()
+        finally:
+            if not event.is_set() and not event.statistics().tasks_waiting:
+                self._settled.pop(message_id, None)
 
     def arrived(self) -> None:
         """A message's turn to be shown has come."""
@@ -73,20 +79,47 @@ class State:
     now_ms: Callable[[], int]
     random: Random
     watch: Watch = field(default_factory=Watch)
+    recording: set[int] = field(default_factory=set)
+    """Numbers of messages whose writer is about to record them: nobody else sends them before."""
     recorded: set[int] = field(default_factory=set)
-    """Numbers of messages that the audit log has for certain, of this run; those that are settled leave."""
+    """Numbers of messages of ours that the audit log has for certain, of this run; those that are over leave."""
+
+    async def patiently(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Runs what writes unasked; where the store or the log refuses it waits, and begins again."""
+        while True:
+            try:
+                await function()
+            except AuditError as error:
+                _log.warning("messages are not written: %s", error)
+            else:
+                return
+            await trio.sleep(PATIENCE_SECONDS)
 
     @property
     def me(self) -> bytes:
         """Our Ed25519 key."""
         return self.keyring.identity.public_key.data
 
-    async def record(self, message: StoredMessage, envelope: bytes) -> AuditReceipt:
-        """Makes a message's entry durable in the audit log: AuditError, and nothing may happen, where it cannot be."""
-        receipt = await self.audit.record(self.entry(message, envelope))
-        self.recorded.add(message.number)
-        self.store.database.write_soon(lambda c: self.store.set_recorded(c, message.number, receipt.leaf))
-        return receipt
+    async def record(self, messages: Sequence[tuple[StoredMessage, bytes]]) -> Sequence[AuditReceipt]:
+        """Makes the entries of messages, each with its envelope, durable in the audit log.
+
+        AuditError, and nothing may happen with any of them, where that cannot be.
+        """
+        receipts = await self.audit.record_many([self.entry(message, envelope) for message, envelope in messages])
+        leaves = []
+        for (message, _), receipt in zip(messages, receipts, strict=True):
+            if not message.incoming:
+                self.recorded.add(message.number)
+            if message.leaf != receipt.leaf:
+                leaves.append((message.number, receipt.leaf))
+
+        def write(connection: Connection) -> None:
+            for number, leaf in leaves:
+                self.store.set_recorded(connection, number, leaf)
+
+        if leaves:
+            self.store.database.write_soon(write, then=self.watch.arrived)
+        return receipts
 
     def entry(self, message: StoredMessage, envelope: bytes = b"") -> AuditEntry:
         """SENT or RECEIVED; a message that is to vanish leaves the hash of its envelope alone."""
@@ -122,22 +155,41 @@ class State:
             receipt=receipt,
         )
 
-    def on_its_way(self, message: StoredMessage, state: MessageState) -> None:
-        """Writes how far a message of ours is that stays in the outbox, without waiting for the disk."""
-        changed = replace(message, state=state)
-        self.store.database.write_soon(
-            partial(self.store.set_message, message=changed), then=partial(self.watch.changed, message.id)
-        )
-
-    async def settle(self, message: StoredMessage, state: MessageState, *, code: int = 0) -> None:
-        """Writes what became of a message of ours, takes it out of the outbox, and tells who waits for that."""
-        done = replace(message, state=state, code=code, settled_ms=self.now_ms())
+    def on_its_way(self, messages: Sequence[StoredMessage], state: MessageState) -> None:
+        """Writes how far messages of ours are that stay in the outbox, without waiting for the disk."""
 
         def write(connection: Connection) -> None:
-            self.store.set_message(connection, done)
-            self.store.remove_outbox(connection, message.number)
+            for message in messages:
+                self.store.change(connection, message.number, state=state)
 
-        await self.store.database.write(write)
+        def tell() -> None:
+            for message in messages:
+                self.watch.changed(message.id)
+
+        self.store.database.write_soon(write, then=tell)
+
+    async def settle(self, message: StoredMessage, state: MessageState, **changes: object) -> bool:
+        """Writes what became of a message of ours, takes it out of the outbox, and tells who waits for that.
+
+        False where it was over already.
+        """
+
+        def write(connection: Connection) -> bool:
+            return self.settle_in(connection, message.number, state, **changes)
+
+        done = await self.store.database.write(write)
+        self.settled(message, state)
+        return done
+
+    def settle_in(self, connection: Connection, number: int, state: MessageState, **changes: object) -> bool:
+        """The part of `settle` inside a transaction."""
+        done = self.store.change(connection, number, state=state, settled_ms=self.now_ms(), **changes)
+        if done is not None:
+            self.store.remove_outbox(connection, number)
+        return done is not None
+
+    def settled(self, message: StoredMessage, state: MessageState) -> None:
+        """The part of `settle` behind the transaction."""
         self.recorded.discard(message.number)
         _log.debug("message %s is %s", message.id.hex(), state.name)
         self.watch.changed(message.id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from talos.abc import SignedReceipt
 from talos.errors import LimitExceeded
@@ -28,7 +28,9 @@ __all__ = ["SCHEMA", "Flow", "MessageState", "OutboxRow", "Seen", "Store", "Stor
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS message (n INTEGER PRIMARY KEY AUTOINCREMENT, k BLOB NOT NULL UNIQUE, peer BLOB NOT NULL,
-    incoming INTEGER NOT NULL, type INTEGER NOT NULL, sent INTEGER NOT NULL, state INTEGER NOT NULL, box BLOB NOT NULL);
+    incoming INTEGER NOT NULL, type INTEGER NOT NULL, sent INTEGER NOT NULL, state INTEGER NOT NULL, ends INTEGER,
+    box BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS message_ends ON message (ends) WHERE ends IS NOT NULL;
 CREATE INDEX IF NOT EXISTS message_peer ON message (peer, n);
 CREATE INDEX IF NOT EXISTS message_sent ON message (sent);
 CREATE TABLE IF NOT EXISTS outbox (n INTEGER PRIMARY KEY, peer BLOB NOT NULL, due INTEGER NOT NULL,
@@ -40,15 +42,22 @@ CREATE TABLE IF NOT EXISTS unrecorded (n INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS seen (k BLOB PRIMARY KEY, until INTEGER NOT NULL, digest BLOB NOT NULL,
     signature BLOB NOT NULL, n INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS seen_until ON seen (until);
-CREATE TABLE IF NOT EXISTS flow (k BLOB PRIMARY KEY, box BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS flow (k BLOB PRIMARY KEY, line BLOB NOT NULL, epoch INTEGER NOT NULL, box BLOB NOT NULL)
+    WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS flow_line ON flow (line, epoch);
 CREATE TABLE IF NOT EXISTS waiting (n INTEGER PRIMARY KEY AUTOINCREMENT, peer BLOB NOT NULL, size INTEGER NOT NULL,
     box BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS waiting_peer ON waiting (peer, n);
 CREATE TABLE IF NOT EXISTS key (peer BLOB PRIMARY KEY, seq INTEGER NOT NULL, box BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS meta (k TEXT PRIMARY KEY, v INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS meta (k TEXT PRIMARY KEY, v NOT NULL) WITHOUT ROWID;
 """
 
 READ_CURSOR = "received"
+RUN = "run"
+FLOW_LINE_PARTS = 4
+"""So many parts of a counter's key say whose it is; what follows is its epoch."""
+EPOCHS_KEPT = 4
+"""Of one sender in one conversation: what comes of an older one is shown behind a gap."""
 
 
 class MessageState(enum.IntEnum):
@@ -72,6 +81,10 @@ class MessageState(enum.IntEnum):
     @property
     def final(self) -> bool:
         return self in (MessageState.READ, MessageState.FAILED, MessageState.EXPIRED, MessageState.SUPERSEDED)
+
+    def may_become(self, state: MessageState) -> bool:
+        """States only rise, and what was delivered can only be read."""
+        return not self.final and (state is MessageState.READ if self is MessageState.DELIVERED else state > self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +110,10 @@ class StoredMessage:
     """What we answered to it, or it was answered."""
     leaf: bytes = b""
     receipt: SignedReceipt | None = None
+    superseded_by: bytes = b""
+    """The id of the message that says it anew."""
+    wiped: bool = False
+    """Its `ttl_s` is over: no content is left."""
     number: int = 0
     """Its place in the history; 0 before it has one."""
 
@@ -114,6 +131,8 @@ class OutboxRow(NamedTuple):
     attempt: int
     due_ms: int
     expires_ms: int
+    key_seq: int = 0
+    """Of the recipient's key record that it was sealed with."""
 
 
 class Seen(NamedTuple):
@@ -152,19 +171,23 @@ class Store:
 
     def add_message(self, connection: sqlite3.Connection, message: StoredMessage) -> int:
         """Puts a message into the history, not yet recorded by the audit log; returns its number."""
+        payload = message.payload
         cursor = connection.execute(
-            "INSERT INTO message (k, peer, incoming, type, sent, state, box) VALUES (?, ?, ?, ?, ?, ?, x'')",
+            "INSERT OR IGNORE INTO message (k, peer, incoming, type, sent, state, ends, box)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, x'')",
             (
-                self._message_key(message.payload.sender, message.id),
+                self._message_key(payload.sender, message.id),
                 self._peer_key(message.peer),
                 message.incoming,
-                message.payload.type,
-                message.payload.timestamp_ms,
+                payload.type,
+                payload.timestamp_ms,
                 message.state,
+                payload.timestamp_ms + payload.ttl_s * 1000 if payload.ttl_s else None,
             ),
         )
         number = cursor.lastrowid
-        assert number is not None
+        if cursor.rowcount != 1 or number is None:
+            raise LimitExceeded("a message of this id is there already", scope="messages", kind="id")
         self._write_box(connection, number, message)
         connection.execute("INSERT INTO unrecorded VALUES (?)", (number,))
         return number
@@ -173,6 +196,29 @@ class Store:
         """Writes what changed of a message that has its number."""
         connection.execute("UPDATE message SET state = ? WHERE n = ?", (message.state, message.number))
         self._write_box(connection, message.number, message)
+
+    def change(
+        self, connection: sqlite3.Connection, number: int, *, state: MessageState | None = None, **changes: Any
+    ) -> StoredMessage | None:
+        """Writes these fields of a message, on top of what others have written.
+
+        None, and nothing is written, where there is none or its state cannot become `state` any more.
+        """
+        message = self.message_at(number, connection)
+        if message is None or (state is not None and not message.state.may_become(state)):
+            return None
+        changed = replace(message, state=message.state if state is None else state, **changes)
+        self.set_message(connection, changed)
+        return changed
+
+    def wipe(self, connection: sqlite3.Connection, now_ms: int, limit: int = 1000) -> int:
+        """Takes the content from messages whose `ttl_s` is over; returns how many they were."""
+        query = "SELECT n FROM message WHERE ends <= ? AND n NOT IN (SELECT n FROM unrecorded) LIMIT ?"
+        numbers = [number for (number,) in connection.execute(query, (now_ms, limit))]
+        for number in numbers:
+            self.change(connection, number, content=b"", frank=b"", wiped=True)
+            connection.execute("UPDATE message SET ends = NULL WHERE n = ?", (number,))
+        return len(numbers)
 
     def set_recorded(self, connection: sqlite3.Connection, number: int, leaf: bytes) -> None:
         """The audit log has it."""
@@ -229,7 +275,7 @@ class Store:
             raise LimitExceeded(f"{per_peer} messages wait for {row.peer}", scope="outbox", kind="messages")
         if self._count(connection, "SELECT count(*) FROM outbox") >= total:
             raise LimitExceeded(f"{total} messages wait to be sent", scope="outbox", kind="messages")
-        box = pb.Waiting(envelope=row.envelope, peer=row.peer.to_bytes()).SerializeToString()
+        box = _encode_row(row)
         connection.execute(
             "INSERT INTO outbox VALUES (?, ?, ?, ?, ?, ?)",
             (row.number, peer, row.due_ms, row.attempt, row.expires_ms, self._seal("outbox", row.number, box)),
@@ -237,12 +283,15 @@ class Store:
 
     def set_envelope(self, connection: sqlite3.Connection, row: OutboxRow) -> None:
         """A message that was written before its recipient's key was known is sealed now."""
-        box = pb.Waiting(envelope=row.envelope, peer=row.peer.to_bytes()).SerializeToString()
-        sealed = self._seal("outbox", row.number, box)
+        sealed = self._seal("outbox", row.number, _encode_row(row))
         connection.execute("UPDATE outbox SET box = ?, attempt = 0 WHERE n = ?", (sealed, row.number))
 
     def set_attempt(self, connection: sqlite3.Connection, number: int, attempt: int, due_ms: int) -> None:
         connection.execute("UPDATE outbox SET attempt = ?, due = ? WHERE n = ?", (attempt, due_ms, number))
+
+    def set_due(self, connection: sqlite3.Connection, peer: PeerId, due_ms: int) -> None:
+        """Everything for `peer` may be tried at this time."""
+        connection.execute("UPDATE outbox SET due = min(due, ?) WHERE peer = ?", (due_ms, self._peer_key(peer)))
 
     def remove_outbox(self, connection: sqlite3.Connection, number: int) -> None:
         connection.execute("DELETE FROM outbox WHERE n = ?", (number,))
@@ -253,10 +302,20 @@ class Store:
         rows = self.database.read(f"{_OUTBOX} {where} ORDER BY n LIMIT ?", *values, limit)
         return [self._outbox_row(*row) for row in rows]
 
-    def outbox_due(self, peer: PeerId, now_ms: int, *, limit: int) -> list[OutboxRow]:
-        """What may be sent to `peer` now, in order; drafts are not among it."""
-        query = f"{_OUTBOX} WHERE peer = ? AND attempt >= 0 AND due <= ? ORDER BY n LIMIT ?"
-        return [self._outbox_row(*row) for row in self.database.read(query, self._peer_key(peer), now_ms, limit)]
+    def due(self, peer: PeerId, now_ms: int, *, limit: int) -> list[int]:
+        """Numbers of what may be sent to `peer` now, in order; drafts are not among it."""
+        query = "SELECT n FROM outbox WHERE peer = ? AND attempt >= 0 AND due <= ? ORDER BY n LIMIT ?"
+        return [number for (number,) in self.database.read(query, self._peer_key(peer), now_ms, limit)]
+
+    def outbox_row(self, number: int) -> OutboxRow | None:
+        rows = self.database.read(f"{_OUTBOX} WHERE n = ?", number)
+        return next((self._outbox_row(*row) for row in rows), None)
+
+    def sealed_before(self, connection: sqlite3.Connection, peer: PeerId, key_seq: int) -> list[OutboxRow]:
+        """What waits for `peer` under an older key record than this, in order."""
+        query = f"{_OUTBOX} WHERE peer = ? AND attempt >= 0 ORDER BY n"
+        rows = (self._outbox_row(*row) for row in connection.execute(query, (self._peer_key(peer),)))
+        return [row for row in rows if row.key_seq < key_seq]
 
     def next_due(self, peer: PeerId) -> int | None:
         """Unix milliseconds from which the next message to `peer` may be sent; None when nothing waits."""
@@ -275,9 +334,10 @@ class Store:
             number for (number,) in self.database.read("SELECT n FROM outbox WHERE expires <= ? LIMIT ?", now_ms, limit)
         ]
 
-    def drafts(self, peer: PeerId, connection: sqlite3.Connection) -> list[OutboxRow]:
+    def drafts(self, peer: PeerId, connection: sqlite3.Connection, *, limit: int) -> list[OutboxRow]:
         """What was written before the recipient's key was known, in order."""
-        rows = connection.execute(f"{_OUTBOX} WHERE peer = ? AND attempt < 0 ORDER BY n", (self._peer_key(peer),))
+        query = f"{_OUTBOX} WHERE peer = ? AND attempt < 0 ORDER BY n LIMIT ?"
+        rows = connection.execute(query, (self._peer_key(peer), limit))
         return [self._outbox_row(*row) for row in rows]
 
     def has_drafts(self, peer: PeerId, connection: sqlite3.Connection | None = None) -> bool:
@@ -320,9 +380,19 @@ class Store:
         return None
 
     def set_flow(self, connection: sqlite3.Connection, flow: Flow, *key: bytes) -> None:
-        index = self._cipher.index(*key)
+        index, line = self._cipher.index(*key), self._cipher.index(b"line", *key[:FLOW_LINE_PARTS])
         data = pb.Flow(epoch=flow.epoch, next_seq=flow.next_seq, last=flow.last).SerializeToString()
-        connection.execute("INSERT OR REPLACE INTO flow VALUES (?, ?)", (index, self._cipher.seal("flow", index, data)))
+        box = self._cipher.seal("flow", index, data)
+        connection.execute(
+            "INSERT INTO flow VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (k) DO UPDATE SET epoch = excluded.epoch, box = excluded.box",
+            (index, line, flow.epoch, box),
+        )
+        connection.execute(
+            "DELETE FROM flow WHERE line = ? AND epoch < (SELECT epoch FROM flow WHERE line = ?"
+            " ORDER BY epoch DESC LIMIT 1 OFFSET ?)",
+            (line, line, EPOCHS_KEPT - 1),
+        )
 
     # ------------------------------------------------------------------------------- order of showing
 
@@ -340,9 +410,13 @@ class Store:
         return list(self._messages(self.database.read(f"{_MESSAGE} JOIN held USING (n) ORDER BY n")))
 
     def shown(self, after: int, limit: int) -> list[tuple[int, StoredMessage]]:
-        """Turns and messages, behind the turn `after`."""
-        rows = self.database.read(_SHOWN, after, limit)
-        return [(turn, self._message(*row)) for turn, *row in rows]
+        """Turns and messages behind the turn `after`, up to the first that the audit log may not have."""
+        found = []
+        for turn, unrecorded, *row in self.database.read(_SHOWN, after, limit):
+            if unrecorded is not None:
+                break
+            found.append((turn, self._message(*row)))
+        return found
 
     # ------------------------------------------------------------------------------- strangers
 
@@ -380,11 +454,11 @@ class Store:
 
     # ------------------------------------------------------------------------------- key records, reading
 
-    def key_record(self, peer: PeerId) -> bytes | None:
-        """The signed record with the highest number that was ever seen of this peer."""
+    def key_record(self, peer: PeerId) -> tuple[int, bytes] | None:
+        """The signed record with the highest number that was ever seen of this peer, behind that number."""
         index = self._peer_key(peer)
-        for (box,) in self.database.read("SELECT box FROM key WHERE peer = ?", index):
-            return self._cipher.open("key", index, box)
+        for seq, box in self.database.read("SELECT seq, box FROM key WHERE peer = ?", index):
+            return seq, self._cipher.open("key", index, box)
         return None
 
     def set_key_record(self, connection: sqlite3.Connection, peer: PeerId, seq: int, record: bytes) -> None:
@@ -395,6 +469,13 @@ class Store:
             " WHERE excluded.seq > key.seq",
             (index, seq, self._cipher.seal("key", index, record)),
         )
+
+    def run_marker(self) -> bytes:
+        """What `set_run_marker` wrote last; empty in a new store."""
+        return next((value for (value,) in self.database.read("SELECT v FROM meta WHERE k = ?", RUN)), b"")
+
+    def set_run_marker(self, connection: sqlite3.Connection, marker: bytes) -> None:
+        connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (RUN, marker))
 
     def cursor(self) -> int:
         """The turn of the last message that a reader of `received` has taken."""
@@ -432,7 +513,7 @@ class Store:
 
     def _outbox_row(self, number: int, due: int, attempt: int, expires: int, box: bytes) -> OutboxRow:
         found = pb.Waiting.FromString(self._open("outbox", number, box))
-        return OutboxRow(number, PeerId.from_bytes(found.peer), found.envelope, attempt, due, expires)
+        return OutboxRow(number, PeerId.from_bytes(found.peer), found.envelope, attempt, due, expires, found.key_seq)
 
     @staticmethod
     def _count(connection: sqlite3.Connection, sql: str, *values: object) -> int:
@@ -440,10 +521,17 @@ class Store:
 
 
 _MESSAGE = "SELECT n, incoming, state, box FROM message"
-_SHOWN = "SELECT turn, n, incoming, state, box FROM inbox JOIN message USING (n) WHERE turn > ? ORDER BY turn LIMIT ?"
+_SHOWN = (
+    "SELECT turn, u.n, message.n, incoming, state, box FROM inbox JOIN message ON message.n = inbox.n"
+    " LEFT JOIN unrecorded u ON u.n = inbox.n WHERE turn > ? ORDER BY turn LIMIT ?"
+)
 _OUTBOX = "SELECT n, due, attempt, expires, box FROM outbox"
 _DRAFT = "SELECT 1 FROM outbox WHERE peer = ? AND attempt < 0 LIMIT 1"
 _OF_PEER = "WHERE peer = ? AND n > ?"
+
+
+def _encode_row(row: OutboxRow) -> bytes:
+    return pb.Waiting(envelope=row.envelope, peer=row.peer.to_bytes(), key_seq=row.key_seq).SerializeToString()
 
 
 def _encode(message: StoredMessage) -> bytes:
@@ -464,6 +552,8 @@ def _encode(message: StoredMessage) -> bytes:
         leaf=message.leaf,
         receipt_body=receipt.body,
         receipt_sig=receipt.sig,
+        superseded_by=message.superseded_by,
+        wiped=message.wiped,
     ).SerializeToString()
 
 
@@ -486,5 +576,7 @@ def _decode(data: bytes, number: int, state: MessageState, *, incoming: bool) ->
         ack_state=found.ack_state,
         leaf=found.leaf,
         receipt=SignedReceipt(found.receipt_body, found.receipt_sig) if found.receipt_body else None,
+        superseded_by=found.superseded_by,
+        wiped=found.wiped,
         number=number,
     )

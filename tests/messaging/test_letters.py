@@ -209,7 +209,9 @@ async def test_a_recipient_with_new_keys_gets_it_all_the_same(alice: Person, bob
             alice.knows(bob)
             from_alice.retry(bob.peer)
             assert await texts(to_bob, 1) == ["second"]
-            assert (await sent.wait()).state is MessageState.SUPERSEDED
+            anew = await sent.wait()
+            assert (sent.state, sent.message.superseded_by) == (MessageState.SUPERSEDED, anew.id)
+            assert anew.state is MessageState.DELIVERED
 
 
 async def test_handlers_give_the_verdict_once(alice: Person, bob: Person) -> None:
@@ -251,7 +253,7 @@ async def test_what_cannot_be_sent(alice: Person, bob: Person) -> None:
     async with alice.open(limits) as from_alice:
         with pytest.raises(RecipientUnknown, match="oneself"):
             await from_alice.send(alice.peer, "me")
-        with pytest.raises(LocalProtocolError, match="65536 fit"):
+        with pytest.raises(LocalProtocolError, match="over 64 KiB"):
             await from_alice.send(bob.peer, bytes(65_537))
         first = await from_alice.send(bob.peer, "1")
         await from_alice.send(bob.peer, "2")

@@ -35,6 +35,8 @@ class StoredMessage(_message.Message):
     RECEIPT_BODY_FIELD_NUMBER: _builtins.int
     RECEIPT_SIG_FIELD_NUMBER: _builtins.int
     ACK_STATE_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_BY_FIELD_NUMBER: _builtins.int
+    WIPED_FIELD_NUMBER: _builtins.int
     payload: _builtins.bytes
     """MessagePayload; of our own without its sealed content"""
     content: _builtins.bytes
@@ -54,6 +56,10 @@ class StoredMessage(_message.Message):
     receipt_body: _builtins.bytes
     receipt_sig: _builtins.bytes
     ack_state: _builtins.int
+    superseded_by: _builtins.bytes
+    """id of the message that says it anew"""
+    wiped: _builtins.bool
+    """its time was over: no content is left"""
     def __init__(
         self,
         *,
@@ -72,10 +78,12 @@ class StoredMessage(_message.Message):
         receipt_body: _builtins.bytes = ...,
         receipt_sig: _builtins.bytes = ...,
         ack_state: _builtins.int = ...,
+        superseded_by: _builtins.bytes = ...,
+        wiped: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_state", b"ack_state", "code", b"code", "content", b"content", "digest", b"digest", "frank", b"frank", "leaf", b"leaf", "mark", b"mark", "payload", b"payload", "peer", b"peer", "read_ms", b"read_ms", "receipt_body", b"receipt_body", "receipt_sig", b"receipt_sig", "sealed_hash", b"sealed_hash", "settled_ms", b"settled_ms", "stored_ms", b"stored_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack_state", b"ack_state", "code", b"code", "content", b"content", "digest", b"digest", "frank", b"frank", "leaf", b"leaf", "mark", b"mark", "payload", b"payload", "peer", b"peer", "read_ms", b"read_ms", "receipt_body", b"receipt_body", "receipt_sig", b"receipt_sig", "sealed_hash", b"sealed_hash", "settled_ms", b"settled_ms", "stored_ms", b"stored_ms", "superseded_by", b"superseded_by", "wiped", b"wiped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -88,19 +96,23 @@ class Waiting(_message.Message):
     ENVELOPE_FIELD_NUMBER: _builtins.int
     PEER_FIELD_NUMBER: _builtins.int
     SINCE_MS_FIELD_NUMBER: _builtins.int
+    KEY_SEQ_FIELD_NUMBER: _builtins.int
     envelope: _builtins.bytes
     peer: _builtins.bytes
     since_ms: _builtins.int
+    key_seq: _builtins.int
+    """of the recipient's key record that it was sealed with"""
     def __init__(
         self,
         *,
         envelope: _builtins.bytes = ...,
         peer: _builtins.bytes = ...,
         since_ms: _builtins.int = ...,
+        key_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "peer", b"peer", "since_ms", b"since_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["envelope", b"envelope", "key_seq", b"key_seq", "peer", b"peer", "since_ms", b"since_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
