@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,14 +18,16 @@ from jsonschema import Draft202012Validator
 import talos.cli
 from talos.cli.demo import world as worlds
 from talos.cli.demo.client import with_standard_library
-from talos.cli.demo.story import STEPS, Story
-from talos.cli.demo.world import Agent, Done, World
+from talos.cli.demo.story import STEPS, Step, Story
+from talos.cli.demo.world import Agent, Lent, World
 from talos.cli.main import main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NOBODY = "12D3KooWCwdoLSZCfEzmdTgo4hNDvbF7NwoCW8AQ6BEsmz5T1Mjs"
+STEPS_TAKEN: list[Step] = []
+"""Those of the story that the tests share."""
 TOLD = """\
 talos demo: agents on one machine, no registry, no account
  1 identities  ✓ alice PEER   bob PEER   toolhost PEER   mallory PEER   TIME
@@ -58,28 +59,14 @@ def run_demo(tmp_path: Path, *words: str, path: str = "/nowhere") -> subprocess.
     )
 
 
-def test_it_is_told_in_these_words(tmp_path: Path) -> None:
-    done = run_demo(tmp_path)
+@pytest.mark.long
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_the_whole_of_it_as_a_process(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """The gate does this with the wheel, and tells the story once in the tests below."""
+    done = run_demo(tmp_path, *words)
     assert (done.returncode, done.stderr) == (0, "")
-    told = re.sub(r"12D3KooW\w{4}…\w{4}", "PEER", done.stdout)
-    told = re.sub(r"\d+\.\d s$", "TIME", told, flags=re.MULTILINE)
-    told = re.sub(r"note [0-9a-f]{8}", "note ID", told)
-    told = re.sub(r"mcp \d+\.\d+\.\d+", "mcp VERSION", told)
-    told = re.sub(r"\d+ lines in|(?<=entry )\d+", lambda found: "N lines in" if " " in found[0] else "N", told)
-    assert told == TOLD
+    assert len(done.stdout.splitlines()) == (len(STEPS) if words else len(TOLD.splitlines()))
     assert not list(tmp_path.glob("talos-demo-*")), "everything is removed"
-
-
-def test_as_json_it_is_one_object_a_step(tmp_path: Path) -> None:
-    done = run_demo(tmp_path, "--json")
-    assert (done.returncode, done.stderr) == (0, "")
-    schema = json.loads((Path(talos.cli.__file__).parent / "schema" / "step.json").read_text())
-    steps = [json.loads(line) for line in done.stdout.splitlines()]
-    for number, step in enumerate(steps, 1):
-        Draft202012Validator(schema).validate(step)
-        assert (step["n"], step["ok"]) == (number, True)
-        assert step["claims"]
-    assert [step["name"] for step in steps] == list(STEPS)
 
 
 @pytest.mark.interop
@@ -109,8 +96,15 @@ def story() -> Iterator[Story]:
             for name in STEPS[:-1]:
                 step = told.take(name)
                 assert step.ok, step.failed
+                STEPS_TAKEN.append(step)
             yield told
     world.forget()
+    STEPS_TAKEN.clear()
+
+
+def claimed(story: Story, name: str) -> dict[str, bool]:
+    """All claims of a step, and whether they hold."""
+    return {claim.text: claim.holds for claim in story.take(name).claims}
 
 
 def failing(story: Story, name: str) -> str:
@@ -119,16 +113,22 @@ def failing(story: Story, name: str) -> str:
     return step.failed
 
 
-def test_another_file_on_the_disk_fails_the_call(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_file_or_answer_fails_the_call(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies on the disk, what the server says to a client and to a pipe: each has a claim of its own."""
+    client = World.client
+
+    def altered(self: World, command: tuple[str, ...], lent: Lent) -> dict[str, Any]:
+        return {"results": [], "tools": []} if command == lent.command else client(self, command, lent)
+
     monkeypatch.setattr(World, "note", property(lambda self: "what nobody read"))
-    assert failing(story, "call") == "alice's client read the note that lies on toolhost's disk"
-
-
-def test_another_answer_of_the_server_fails_the_call(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(World, "direct", lambda self, lent: b'{"jsonrpc":"2.0"}\n')
-    assert failing(story, "call") == "the server's lines arrived byte for byte"
+    monkeypatch.setattr(World, "client", altered)
+    claims = claimed(story, "call")
+    assert len(claims) == 4
+    assert not any(claims.values())
 
 
+@pytest.mark.long
 def test_a_peer_that_nobody_knows_fails_the_call(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(story.agents, "toolhost", Agent("toolhost", story.world.home("toolhost"), NOBODY))
     assert "the MCP client failed" in failing(story, "call")
@@ -146,23 +146,14 @@ def test_a_message_that_is_lost_or_doubled_fails_the_gossip(story: Story, monkey
 
 
 def test_an_authorised_mallory_fails_the_refusal(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it holds: she ends well, a server was started for her, and it answers her."""
     command = World.command
     monkeypatch.setattr(World, "command", lambda self, name: command(self, "alice"))
-    assert failing(story, "refusal") == "mallory's mcp-connect ended with exit 3, not 0"
-
-
-def test_a_started_server_fails_the_refusal(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
-    talos_ = World.talos
-
-    def starts_one(self: World, *words: str, **options: Any) -> Done:
-        with self.marks.open("a") as marks:
-            marks.write("1\n")
-        return talos_(self, *words, **options)
-
-    before = story.world.marks.read_text()
-    monkeypatch.setattr(World, "talos", starts_one)
-    assert failing(story, "refusal") == "no server was started for mallory"
-    story.world.marks.write_text(before)
+    assert claimed(story, "refusal") == {
+        "mallory's mcp-connect ended with exit 3, not 0": False,
+        "no server was started for mallory": False,
+        "mallory got no line of the server": False,
+    }
 
 
 def test_a_missing_line_fails_the_audit(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,22 +168,36 @@ def test_an_untouched_copy_fails_the_tampering(story: Story, monkeypatch: pytest
 
 
 def test_a_process_or_port_that_is_left_fails_the_end(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last of the story's tests: it ends toolhost."""
     monkeypatch.setattr(worlds, "END_SECONDS", 0.2)
-    serving = story.world.serving
-    assert serving is not None
-    left = subprocess.Popen([sys.executable, "-c", "input()", str(story.world.path)], stdin=subprocess.PIPE)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        monkeypatch.setattr(World, "address", f"/ip4/127.0.0.1/tcp/{port}/p2p/x")
-        monkeypatch.setattr(worlds, "END_SECONDS", 10.0)
-        monkeypatch.setattr(World, "left", lambda self: self._alive())
-        step = story.take("after")
-    left.communicate()
-    claims = {claim.text: claim.holds for claim in step.claims}
-    assert claims["no port is open"] is False
-    assert any(not holds and text.startswith("no process is left (process ") for text, holds in claims.items())
+    monkeypatch.setattr(World, "stop", lambda self, process: None)
+    claims = claimed(story, "after")
+    assert len(claims) == 4
+    assert not any(claims.values())
+    assert any(text.startswith("no process is left (process ") for text in claims)
+
+
+def test_it_is_told_in_these_words(
+    story: Story, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last of the story's tests: it ends toolhost and bob."""
+    steps = [*STEPS_TAKEN, story.take("after")]
     assert story.world.left() == []
+    monkeypatch.setattr(Story, "steps", lambda self: iter(steps))
+    assert main(["demo"]) == 0
+    told = re.sub(r"12D3KooW\w{4}…\w{4}", "PEER", capsys.readouterr().out)
+    told = re.sub(r"\d+\.\d s$", "TIME", told, flags=re.MULTILINE)
+    told = re.sub(r"note [0-9a-f]{8}", "note ID", told)
+    told = re.sub(r"mcp \d+\.\d+\.\d+", "mcp VERSION", told)
+    told = re.sub(r"\d+ lines in|(?<=entry )\d+", lambda found: "N lines in" if " " in found[0] else "N", told)
+    assert told == TOLD
+    assert main(["demo", "--json"]) == 0
+    schema = json.loads((Path(talos.cli.__file__).parent / "schema" / "step.json").read_text())
+    objects = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for number, step in enumerate(objects, 1):
+        Draft202012Validator(schema).validate(step)
+        assert (step["n"], step["ok"]) == (number, True)
+        assert step["claims"]
+    assert [step["name"] for step in objects] == list(STEPS)
 
 
 def test_a_failure_names_the_claim_and_keeps_the_homes(

@@ -7,8 +7,10 @@ import json
 import secrets
 import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from talos.cli.demo.world import HELLO, Setback
 from talos.cli.output import short
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["STEPS", "Claim", "Step", "Story"]
 
+T = TypeVar("T")
+
+NAMES = ("alice", "bob", "toolhost", "mallory")
 TOPIC = "fleet"
 REFUSED = 3
 UNVERIFIED = 8
@@ -79,12 +84,12 @@ class Story:
         return step
 
     def _identities(self, step: Step) -> str:
-        for name in ("alice", "bob", "toolhost", "mallory"):
-            agent = self.agents[name] = self.world.make(name)
+        for agent in _at_once(*(partial(self.world.make, name) for name in NAMES)):
+            self.agents[agent.name] = agent
             private = all(
                 stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in (agent.home, *agent.home.rglob("*"))
             )
-            _claim(step, f"the files of {name} are readable by their owner alone", private)
+            _claim(step, f"the files of {agent.name} are readable by their owner alone", private)
         ids = {agent.peer_id for agent in self.agents.values()}
         _claim(step, "each agent has a key of its own", len(ids) == len(self.agents))
         return "   ".join(f"{agent.name} {short(agent.peer_id)}" for agent in self.agents.values())
@@ -118,8 +123,7 @@ class Story:
         said = [secrets.token_hex(8) for _ in range(2)]
         subscribers = [self.world.listen_for(name, TOPIC, len(said)) for name in ("bob", "toolhost")]
         self.world.until_in_mesh("bob", TOPIC, self.agents["toolhost"].peer_id)
-        for text in said:
-            self.world.answer("alice", "gossip", "pub", TOPIC, text)
+        _at_once(*(partial(self.world.answer, "alice", "gossip", "pub", TOPIC, text) for text in said))
         alice = self.agents["alice"].peer_id
         for name, subscriber in zip(("bob", "toolhost"), subscribers, strict=True):
             heard = self.world.heard(subscriber)
@@ -130,8 +134,8 @@ class Story:
 
     def _call(self, step: Step) -> str:
         """The client's answers through the tunnel against those that the server gives it without one."""
-        expected = self.world.client(self.lent.command, self.lent)
-        through = self.world.client(self._connect("alice"), self.lent)
+        clients = (partial(self.world.client, each, self.lent) for each in (self.lent.command, self._connect("alice")))
+        expected, through = _at_once(*clients)
         raw = self.world.talos("alice", "mcp-connect", self.agents["toolhost"].peer_id, stdin=HELLO)
         direct = self.world.direct(self.lent)
         last = through["results"][-1]
@@ -154,27 +158,27 @@ class Story:
 
     def _audit(self, step: Step) -> str:
         """Both logs hold the same lines by their hashes, and toolhost's also the refusal."""
-        ours, theirs = (self._entries(name) for name in ("alice", "toolhost"))
+        sides = ("alice", "toolhost")
+        ours, theirs = _at_once(*(partial(self._entries, name) for name in sides))
         lines, again = (sorted(entry["sealed_hash"] for entry in log if entry["line"]) for log in (ours, theirs))
         _claim(step, "both sides recorded each line, with equal hashes", bool(lines) and lines == again)
-        calls = self._calls("toolhost", tool=self.lent.calls[-1][0])
+        tool = self.lent.calls[-1][0]
+        calls, everything = _at_once(*(partial(self._calls, "toolhost", tool=name) for name in (tool, None)))
         by_alice = [call for call in calls if call["peer_id"] == self.agents["alice"].peer_id and call["ok"]]
         _claim(step, "toolhost's log names the tool that alice called", len(by_alice) == 1)
-        refused = [call for call in self._calls("toolhost") if call["type"] == "refused"]
+        refused = [call for call in everything if call["type"] == "refused"]
         by_mallory = [call for call in refused if call["peer_id"] == self.agents["mallory"].peer_id]
         _claim(step, "toolhost's log names mallory's attempt", len(by_mallory) == 1 == len(refused))
-        for name in ("alice", "toolhost"):
-            self.world.answer(name, "audit", "verify")
+        _at_once(*(partial(self.world.answer, name, "audit", "verify") for name in sides))
         return f"{len(lines)} lines in the log of each side, hash for hash; mallory's attempt in toolhost's"
 
     def _tampering(self, step: Step) -> str:
         copy = self.world.copy_of("toolhost")
         index = self.world.tamper(self.world.home(copy) / "chain")
-        done = self.world.talos(copy, "audit", "verify")
+        done, original = _at_once(*(partial(self.world.talos, name, "audit", "verify") for name in (copy, "toolhost")))
         caught = done.code == UNVERIFIED and f"entry {index}:" in done.err
         _claim(step, f"one flipped byte in a copied log is found (exit {done.code})", caught)
-        intact = self.world.talos("toolhost", "audit", "verify").code == 0
-        _claim(step, "the log itself is in order", intact)
+        _claim(step, "the log itself is in order", original.code == 0)
         return f"one byte of a copied log flipped: verify names entry {index}, exit {done.code}"
 
     def _after(self, step: Step) -> str:
@@ -202,6 +206,12 @@ class Story:
 
 
 STEPS = ("identities", "network", "lend", "found", "gossip", "call", "refusal", "audit", "tampering", "after")
+
+
+def _at_once(*actions: Callable[[], T]) -> list[T]:
+    """What they give, in their order; each waits for processes of its own. The first one's Setback is raised."""
+    with ThreadPoolExecutor(len(actions)) as threads:
+        return list(threads.map(lambda action: action(), actions))
 
 
 def _claim(step: Step, text: str, holds: bool) -> None:  # noqa: FBT001 - what is claimed, and whether it is so

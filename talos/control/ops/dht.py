@@ -141,8 +141,9 @@ async def _joined(agent: Agent, args: Arguments, emit: Emit) -> Dht:
     emit.stage("bootstrap", "joining the DHT")
     with trio.fail_after(args.seconds(LOOKUP_SECONDS)):
         await dht.bootstrapped()
-    with trio.move_on_after(JOIN_SECONDS):
-        await dht.joined()
+    if agent.node.connections:
+        with trio.move_on_after(JOIN_SECONDS):
+            await dht.joined()
     if not dht.status().peers:
         raise Failure(
             "no_bootstrap",
