@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,11 +50,43 @@ def all_succeed(commands: list[subprocess.Popen[str]]) -> None:
     assert [code for _, code in ended] == [0] * len(commands), ended
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    made = tmp_path / "home"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home as `talos init` makes it."""
+    made = tmp_path_factory.mktemp("made") / "home"
     assert talos(made, "init", "--name", "Alice").returncode == 0
     return made
+
+
+@pytest.fixture
+def home(made: Path, tmp_path: Path) -> Path:
+    """One for the test alone."""
+    return Path(shutil.copytree(made, tmp_path / "home"))
+
+
+@dataclass(frozen=True)
+class Shared:
+    """An agent that several tests ask; none of them ends it."""
+
+    home: Path
+    process: subprocess.Popen[str]
+    told: bytes
+    """What its service manager was told."""
+
+
+@pytest.fixture(scope="module")
+def shared(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    base = tmp_path_factory.mktemp("shared")
+    home = Path(shutil.copytree(made, base / "home"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, pytest.MonkeyPatch.context() as patch:
+        manager.bind(str(base / "notify"))
+        manager.settimeout(SECONDS)
+        patch.setenv("NOTIFY_SOCKET", str(base / "notify"))
+        with up(home) as process:
+            yield Shared(home, process, manager.recv(100))
+            process.send_signal(signal.SIGINT)
+            assert process.wait(SECONDS) == 128 + signal.SIGINT
+    assert not (home / "run" / "ctl.sock").exists()
 
 
 @contextlib.contextmanager
@@ -87,7 +120,7 @@ def checked(line: str) -> dict[str, Any]:
 
 
 def test_a_crowd_of_commands_without_an_agent(home: Path) -> None:
-    all_succeed([command(home) for _ in range(8)])
+    all_succeed([command(home) for _ in range(5)])
     assert not (home / "run" / "ctl.sock").exists()
 
 
@@ -110,10 +143,9 @@ def test_twenty_commands_without_an_agent(home: Path) -> None:
     all_succeed([command(home) for _ in range(20)])
 
 
-def test_a_home_with_a_long_path(tmp_path: Path) -> None:
+def test_a_home_with_a_long_path(made: Path, tmp_path: Path) -> None:
     home = tmp_path / ("x" * 100) / ("y" * 100)
-    home.parent.mkdir(0o700)
-    assert talos(home, "init", "--name", "Alice").returncode == 0
+    shutil.copytree(made, home)
     with up(home):
         found = checked(talos(home, "--json", "status", "--check").stdout)
         assert found["running"] is True
@@ -127,30 +159,45 @@ def test_a_home_with_a_long_path(tmp_path: Path) -> None:
 # -- owners
 
 
-def test_an_agent_from_start_to_end(home: Path) -> None:
-    with up(home) as agent:
-        found = checked(talos(home, "--json", "status", "--check").stdout)
-        assert (found["pid"], found["identity"]["name"]) == (agent.pid, "Alice")
-        if shutil.which("curl"):
-            asked = ["curl", "-s", "--unix-socket", str(home / "run" / "ctl.sock"), "http://talos/v1/status"]
-            seen = subprocess.run(asked, capture_output=True, check=True, timeout=SECONDS)
-            assert json.loads(seen.stdout)["pid"] == agent.pid
-        second = talos(home, "--json", "up", LOCAL)
-        error = checked(second.stderr.splitlines()[-1])
-        assert (second.returncode, error["code"]) == (9, "home_in_use")
-        assert f"pid {agent.pid}" in error["message"]
-        detached = talos(home, "up", "-d")
-        assert (detached.returncode, detached.stdout.strip()) == (0, str(agent.pid))
-        assert talos(home, "wait").returncode == 0
-        assert talos(home, "--timeout", "0.5", "wait", "--peers", "1").returncode == 4
-        with contextlib.closing(_stalled(home)):
-            began = time.monotonic()
-            assert talos(home, "down").returncode == 0
-            assert time.monotonic() - began < 8  # 5 s for the agent, the rest for two interpreters
-        assert agent.wait(SECONDS) == 0
+def test_there_is_one_agent_to_a_home(shared: Shared) -> None:
+    home, pid = shared.home, shared.process.pid
+    found = checked(talos(home, "--json", "status", "--check").stdout)
+    assert (found["pid"], found["identity"]["name"]) == (pid, "Alice")
+    if shutil.which("curl"):
+        asked = ["curl", "-s", "--unix-socket", str(home / "run" / "ctl.sock"), "http://talos/v1/status"]
+        seen = subprocess.run(asked, capture_output=True, check=True, timeout=SECONDS)
+        assert json.loads(seen.stdout)["pid"] == pid
+    second = talos(home, "--json", "up", LOCAL)
+    error = checked(second.stderr.splitlines()[-1])
+    assert (second.returncode, error["code"]) == (9, "home_in_use")
+    assert f"pid {pid}" in error["message"]
+    detached = talos(home, "up", "-d")
+    assert (detached.returncode, detached.stdout.strip()) == (0, str(pid))
+    assert talos(home, "wait").returncode == 0
+    assert talos(home, "--timeout", "0.3", "wait", "--peers", "1").returncode == 4
+
+
+def test_an_agent_and_its_end(home: Path) -> None:
+    done = talos(home, "up", "-d", LOCAL)
+    assert done.returncode == 0, done.stderr
+    try:
+        assert int(done.stdout) == checked(talos(home, "--json", "status").stdout)["pid"]
+        assert "Up as" in talos(home, "logs").stdout
+    finally:
+        assert talos(home, "down").returncode == 0
+    assert not (home / "run" / "ctl.sock").exists()
     assert talos(home, "--json", "status").returncode == 0
     assert talos(home, "status", "--check").returncode == 4
     assert talos(home, "down").returncode == 4
+
+
+@pytest.mark.long
+def test_who_does_not_read_does_not_hold_an_agent(home: Path) -> None:
+    with up(home) as agent, contextlib.closing(_stalled(home)):
+        began = time.monotonic()
+        assert talos(home, "down").returncode == 0
+        assert time.monotonic() - began < 8  # 5 s for the agent, the rest for two interpreters
+        assert agent.wait(SECONDS) == 0
 
 
 def _stalled(home: Path) -> socket.socket:
@@ -164,44 +211,37 @@ def _stalled(home: Path) -> socket.socket:
     return made
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_the_exit_code(home: Path, number: signal.Signals) -> None:
+    """The gate ends the shared agent by SIGINT, and those of the other files by SIGTERM."""
     with up(home) as agent:
         agent.send_signal(number)
-        if number == signal.SIGHUP:  # reads the policy again, and goes on
-            assert talos(home, "status", "--check").returncode == 0
-            agent.terminate()
-        assert agent.wait(SECONDS) == 128 + (signal.SIGTERM if number == signal.SIGHUP else number)
+        assert agent.wait(SECONDS) == 128 + number
     assert not (home / "run" / "ctl.sock").exists()
 
 
-def test_listen_follows_an_agent_and_leaves_it_running(home: Path) -> None:
-    with up(home) as agent:
-        listening = subprocess.Popen(
-            [*TALOS, "--data-dir", str(home), "--json", "listen"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )  # fmt: skip
-        assert listening.stdout is not None
-        assert checked(listening.stdout.readline())["pid"] == agent.pid
-        listening.send_signal(signal.SIGINT)
-        listening.communicate(timeout=SECONDS)
-        assert listening.returncode == 130
-        assert talos(home, "status", "--check").returncode == 0
+def test_a_hangup_is_no_end(shared: Shared) -> None:
+    """It reads the policy again, and goes on."""
+    shared.process.send_signal(signal.SIGHUP)
+    assert talos(shared.home, "status", "--check").returncode == 0
 
 
-def test_in_the_background(home: Path) -> None:
-    done = talos(home, "up", "-d", LOCAL)
-    assert done.returncode == 0, done.stderr
-    try:
-        assert int(done.stdout) == checked(talos(home, "--json", "status").stdout)["pid"]
-        assert "Up as" in talos(home, "logs").stdout
-    finally:
-        assert talos(home, "down").returncode == 0
+def test_listen_follows_an_agent_and_leaves_it_running(shared: Shared) -> None:
+    listening = subprocess.Popen(
+        [*TALOS, "--data-dir", str(shared.home), "--json", "listen"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert listening.stdout is not None
+    assert checked(listening.stdout.readline())["pid"] == shared.process.pid
+    listening.send_signal(signal.SIGINT)
+    listening.communicate(timeout=SECONDS)
+    assert listening.returncode == 130
+    assert talos(shared.home, "status", "--check").returncode == 0
 
 
-def test_in_the_background_what_goes_wrong_is_relayed(tmp_path: Path) -> None:
+def test_in_the_background_what_goes_wrong_is_relayed(home: Path, tmp_path: Path) -> None:
     assert talos(tmp_path / "none", "up", "-d").returncode == 5
-    home = tmp_path / "home"
-    talos(home, "init", "--name", "Alice")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -210,13 +250,8 @@ def test_in_the_background_what_goes_wrong_is_relayed(tmp_path: Path) -> None:
     assert "talos: error: " in done.stderr
 
 
-def test_the_service_manager_is_told(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(SECONDS)
-        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        with up(home):
-            assert manager.recv(100) == b"READY=1"
+def test_the_service_manager_is_told(shared: Shared) -> None:
+    assert shared.told == b"READY=1"
 
 
 def test_the_lock_is_held_and_nobody_answers(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,8 +267,8 @@ def test_the_lock_is_held_and_nobody_answers(home: Path, monkeypatch: pytest.Mon
 # -- lending through the agent
 
 
-def test_an_agent_lends_for_as_long_as_the_command_lasts(home: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
+def test_an_agent_lends_for_as_long_as_the_command_lasts(shared: Shared, tmp_path: Path) -> None:
+    home, other = shared.home, tmp_path / "other"
     assert talos(other, "init", "--name", "Bob").returncode == 0
     bob = json.loads(talos(other, "--json", "id").stdout)["peer_id"]
     where = tmp_path / "where"
@@ -244,38 +279,36 @@ def test_an_agent_lends_for_as_long_as_the_command_lasts(home: Path, tmp_path: P
     )
     (tmp_path / "server.py").write_text(program)
     ping = '{"jsonrpc":"2.0","id":1,"method":"ping"}\n'
-    with up(home):
-        lending = subprocess.Popen(
-            [*TALOS, "--data-dir", str(home), "--json", "mcp-serve", "--authorized-peer", bob,
-             "--command", f"{sys.executable} {tmp_path / 'server.py'}"],
-            cwd=where, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert lending.stdout is not None
-        addr = checked(lending.stdout.readline())["addrs"][0]
-        assert "lent already" in talos(home, "mcp-serve", "--authorized-peer", bob, "--command", "cat").stderr
-        done = talos(other, "mcp-connect", addr, input=ping, stdin=None)
-        assert json.loads(done.stdout)["result"] == str(where)
-        lending.terminate()
-        lending.communicate(timeout=SECONDS)
-        assert lending.returncode == 143
-        refused = talos(other, "mcp-connect", addr, input=ping, stdin=None)
-        assert refused.returncode in (3, 6), refused.stderr
+    lending = subprocess.Popen(
+        [*TALOS, "--data-dir", str(home), "--json", "mcp-serve", "--authorized-peer", bob,
+         "--command", f"{sys.executable} {tmp_path / 'server.py'}"],
+        cwd=where, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert lending.stdout is not None
+    addr = checked(lending.stdout.readline())["addrs"][0]
+    assert "lent already" in talos(home, "mcp-serve", "--authorized-peer", bob, "--command", "cat").stderr
+    done = talos(other, "mcp-connect", addr, input=ping, stdin=None)
+    assert json.loads(done.stdout)["result"] == str(where)
+    lending.terminate()
+    lending.communicate(timeout=SECONDS)
+    assert lending.returncode == 143
+    refused = talos(other, "mcp-connect", addr, input=ping, stdin=None)
+    assert refused.returncode in (3, 6), refused.stderr
 
 
 # -- what is loaded
 
 
-def test_status_of_an_agent_loads_nothing_heavy(home: Path) -> None:
+def test_status_of_an_agent_loads_nothing_heavy(shared: Shared) -> None:
     program = (
         "import sys; from talos.cli.main import main\n"
         "code = main(sys.argv[1:])\n"
         "print(code, *sys.modules, file=sys.stderr)"
     )
-    with up(home):
-        done = subprocess.run(
-            [sys.executable, "-c", program, "--data-dir", str(home), "status", "--check"],
-            capture_output=True, text=True, check=True, timeout=SECONDS,
-        )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--data-dir", str(shared.home), "status", "--check"],
+        capture_output=True, text=True, check=True, timeout=SECONDS,
+    )  # fmt: skip
     code, *modules = done.stderr.splitlines()[-1].split()
     assert code == "0"
     assert HEAVY & set(modules) == set()
