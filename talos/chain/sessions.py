@@ -32,6 +32,10 @@ class SyncLimits:
     """At least this between two STATUS."""
     idle_seconds: float = 90.0
     """Without a frame the stream is given up."""
+    first_seconds: float = 15.0
+    """For the frame that says which chain a stream is about."""
+    frame_seconds: float = 10.0
+    """A frame that takes longer brings at least 4 KiB a second."""
     header_seconds: float = 15.0
     body_seconds: float = 30.0
     busy_seconds: float = 5.0

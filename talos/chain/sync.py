@@ -29,17 +29,15 @@ if TYPE_CHECKING:
     from talos.chain.config import ChainConfig
     from talos.chain.core import Core
     from talos.chain.effects import Effect
+    from talos.chain.sessions import SyncLimits
     from talos.identity.peer_id import PeerId
 
 __all__ = ["CHAIN", "ChainService"]
 
 CHAIN = "/talos/chain/1.0.0"
 OUTBOX_FRAMES = 16
-FIRST_SECONDS = 15.0
-"""For the frame that says which chain it is about."""
-RATE_SECONDS = 10.0
 MIN_RATE = 4096
-"""Bytes a second that a frame has to bring, from its tenth second on."""
+"""Bytes a second that a long frame has to bring."""
 PAUSE_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 _log = logging.getLogger(__name__)
@@ -68,6 +66,8 @@ class _Side:
         self.core = core
         self.may_read = may_read
         self.talks: dict[PeerId, _Talk] = {}
+        self.faults: dict[PeerId, str] = {}
+        """Why the last stream with a peer ended, where that was the peer's doing."""
         self.changed = trio.Event()
         self._service = service
         core.driver.hears = self.hear
@@ -129,6 +129,7 @@ class _Side:
                 talk.stream.reset()
                 return
         self.talks[peer] = talk
+        self.faults.pop(peer, None)
         try:
             with talk.scope:
                 async with trio.open_nursery() as nursery:
@@ -141,6 +142,7 @@ class _Side:
                 del self.talks[peer]
                 self.core.driver.do(machine.peer_left(peer, now()))
             if talk.fault:
+                self.faults[peer] = talk.fault
                 talk.stream.reset(StreamCode.PROTOCOL_VIOLATION)
             self._touch()
 
@@ -181,8 +183,9 @@ class _Side:
 class _Frames:
     """Reads a stream; long frames only while one is awaited, and none slower than a hostile one would be."""
 
-    def __init__(self, stream: Stream, awaited: Callable[[], bool]) -> None:
+    def __init__(self, stream: Stream, limits: SyncLimits, awaited: Callable[[], bool]) -> None:
         self._stream = stream
+        self._patience = limits.frame_seconds
         self._awaited = awaited
         self._decoder = LengthPrefixDecoder(wire.MAX_STATUS)
 
@@ -195,7 +198,7 @@ class _Frames:
             found = self._decoder.next_message()
             if found is not None:
                 return wire.decode(found)
-            with trio.move_on_at(_too_late(began, size)) as late:
+            with trio.move_on_at(self._too_late(began, size)) as late:
                 chunk = await self._stream.receive_some()
             if late.cancelled_caught:
                 raise RemoteProtocolError(f"a frame brought {size} bytes in {trio.current_time() - (began or 0):.0f} s")
@@ -206,10 +209,9 @@ class _Frames:
             size += len(chunk)
             self._decoder.feed(chunk)
 
-
-def _too_late(began: float | None, size: int) -> float:
-    """When a frame that has brought so much has been too slow."""
-    return float("inf") if began is None else began + max(RATE_SECONDS, size / MIN_RATE)
+    def _too_late(self, began: float | None, size: int) -> float:
+        """When a frame that has brought so much has been too slow."""
+        return float("inf") if began is None else began + max(self._patience, size / MIN_RATE)
 
 
 class ChainService:
@@ -220,6 +222,7 @@ class ChainService:
         self.me = host.peer_id.to_bytes()
         self._host = host
         self._config = config
+        self._limits = config.sync
         self._sides: dict[bytes, _Side] = {}
         self._own: _Side | None = None
         self._streams: Counter[PeerId] = Counter()
@@ -257,8 +260,8 @@ class ChainService:
 
     async def _converse(self, stream: Stream) -> None:
         side: _Side | None = None
-        frames = _Frames(stream, lambda: side is not None and side.core.machine.expects(stream.connection.remote_peer))
-        with trio.fail_after(FIRST_SECONDS):
+        frames = _Frames(stream, self._limits, lambda: side is not None and side.core.machine.expects(stream.connection.remote_peer))
+        with trio.fail_after(self._limits.first_seconds):
             first = await frames.next()
         side = self._about(first, stream.connection.remote_peer)
         if side is None:
@@ -286,7 +289,7 @@ class ChainService:
             await stream.send_all(frame(wire.encode(Response(id=number, code=Code.NOT_FOUND)), wire.MAX_FRAME))
             if not isinstance(first, Request):
                 return
-            with trio.fail_after(FIRST_SECONDS):
+            with trio.fail_after(self._limits.first_seconds):
                 first = await frames.next()
 
     # -- Asking
@@ -297,8 +300,8 @@ class ChainService:
         async with stream:
             empty = Status(chain_id=b"", height=0, total_work=0, tip_id=b"", log_size=0, log_root=b"")
             await stream.send_all(frame(wire.encode(empty), wire.MAX_STATUS))
-            with trio.fail_after(FIRST_SECONDS):
-                found = await _Frames(stream, lambda: False).next()
+            with trio.fail_after(self._limits.first_seconds):
+                found = await _Frames(stream, self._limits, lambda: False).next()
         return found if isinstance(found, Status) and found.chain_id else None
 
     async def genesis_of(self, peer: PeerId, chain_id: bytes) -> Response:
@@ -309,8 +312,8 @@ class ChainService:
         async with stream:
             request = Request(chain_id=chain_id, id=1, blocks=Range(0, 0))
             await stream.send_all(frame(wire.encode(request), wire.MAX_REQUEST))
-            frames = _Frames(stream, lambda: True)
-            with trio.fail_after(FIRST_SECONDS):
+            frames = _Frames(stream, self._limits, lambda: True)
+            with trio.fail_after(self._limits.first_seconds):
                 while not isinstance(found := await frames.next(), Response):
                     pass
         return found
@@ -334,7 +337,7 @@ class ChainService:
         try:
             stream = await self._host.open_stream(peer, CHAIN)
             async with stream:
-                frames = _Frames(stream, lambda: side.core.machine.expects(peer))
+                frames = _Frames(stream, self._limits, lambda: side.core.machine.expects(peer))
                 status = side.core.machine.status(now())
                 await stream.send_all(frame(wire.encode(status), wire.MAX_STATUS))
                 await side.talk(_new_talk(stream, outbound=True), None, frames)
@@ -348,8 +351,8 @@ class ChainService:
             talk = side.talks.get(peer)
             if talk is not None and talk.denied:
                 raise LocalProtocolError(f"peer {peer} does not let us read the chain")
-            if talk is not None and talk.fault:
-                raise RemoteProtocolError(f"peer {peer}: {talk.fault}")
+            if fault := side.faults.get(peer) if talk is None else talk.fault:
+                raise RemoteProtocolError(f"peer {peer}: {fault}")
             machine = side.core.machine
             told = talk.status if talk is not None else None
             if told is not None and (machine.frozen or machine.tip.total_work >= told.total_work):

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 
 from talos.abc import AuditEntry, Direction, EntryKind
 from talos.chain import ChainConfig, ChainKeys, open_chain
-from talos.cli import calls
+from talos.cli import calls, modes
 from talos.cli.main import main
 from talos.identity.home import Home
 from talos.identity.keys import PrivateKey
@@ -137,8 +137,13 @@ def test_a_proof_within_a_block(talos: Talos, tmp_path: Path) -> None:
 
 
 def test_verify_export_prune_and_recover(
-    rows: Callable[..., list[dict[str, Any]]], talos: Talos, home: Home, tmp_path: Path
+    rows: Callable[..., list[dict[str, Any]]],
+    talos: Talos,
+    home: Home,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(modes, "PATIENCE_SECONDS", 0.1)
     assert [row["ok"] for row in rows("chain", "verify", "--full", "--receipts")] == [True]
     (exported,) = rows("chain", "export", str(tmp_path / "export"), "--sealed")
     assert exported["size"] == ENTRIES + 1
