@@ -1,0 +1,58 @@
+"""Frames of `/talos/file/1.0.0`, and those that are none."""
+
+from __future__ import annotations
+
+import pytest
+
+from talos.errors import RemoteProtocolError
+from talos.messaging.files.frames import (
+    MAX_FRAME_BYTES,
+    Chunk,
+    Fault,
+    FileDone,
+    Frame,
+    Hello,
+    Leaves,
+    Side,
+    Want,
+    decode,
+    encode,
+)
+from talos.wire.pb import messaging_pb2 as pb
+
+FRAMES = [
+    Hello(bytes(range(16)), Side.RECEIVES),
+    Want(3, 4, 5),
+    Leaves(1, bytes(64)),
+    Chunk(1, 2, True, b"sealed"),
+    FileDone(7),
+    Fault(6, 2),
+]
+
+
+@pytest.mark.parametrize("frame", FRAMES, ids=lambda frame: type(frame).__name__)
+def test_there_and_back(frame: Frame) -> None:
+    assert decode(encode(frame)) == frame
+
+
+def test_the_largest_chunk_and_all_leaves_of_the_largest_transfer_fit() -> None:
+    assert len(encode(Chunk(10_000, (1 << 32) - 1, True, bytes(1024 * 1024 + 16)))) <= MAX_FRAME_BYTES
+    assert len(encode(Leaves(10_000, bytes(32 * 8192)))) <= MAX_FRAME_BYTES
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff",
+        b"",
+        pb.FileFrame(hello=pb.FileHello(stream_id=bytes(15), role=1)).SerializeToString(),
+        pb.FileFrame(hello=pb.FileHello(stream_id=bytes(16), role=3)).SerializeToString(),
+        pb.FileFrame(want=pb.Want(first=1 << 32)).SerializeToString(),
+        pb.FileFrame(want=pb.Want(count=1 << 63)).SerializeToString(),
+        pb.FileFrame(chunk=pb.Chunk(index=1 << 32)).SerializeToString(),
+        pb.FileFrame(leaves=pb.Leaves(hashes=bytes(33))).SerializeToString(),
+    ],
+)
+def test_what_is_no_frame(data: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        decode(data)
