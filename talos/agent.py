@@ -11,19 +11,22 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+import trio
+
 from talos.abc import AddressConfirmed, HandlerFailed, ServiceFault
-from talos.errors import RoutingError
+from talos.addr import parse
+from talos.errors import ConfigError, RoutingError, WalletError
 from talos.host.block import background
-from talos.host.contain import Owner, contain
+from talos.host.contain import Owner, contain, is_expected_end
 from talos.host.node import open_node
 from talos.identify import open_identify
+from talos.identity.keyring import HomeKeys
+from talos.identity.peer_id import PeerId
 from talos.perf import open_perf
 from talos.ping import open_ping
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    import trio
 
     from talos.abc import AuditLog, Event, TopicMessage
     from talos.chain.audit import Chain
@@ -32,13 +35,15 @@ if TYPE_CHECKING:
     from talos.gossip import DriverConfig, Gossip, GossipConfig
     from talos.host.config import NodeConfig
     from talos.host.node import Node
+    from talos.identity.contacts import AddressBook
     from talos.identity.home import Home
-    from talos.identity.peer_id import PeerId
     from talos.identity.wallet import Wallet
     from talos.mcp.lending import Lending, Lent
     from talos.mcp.policy import Policy
     from talos.mcp.serve import McpServeConfig
     from talos.mdns import MdnsConfig, MdnsService
+    from talos.messaging.config import MessagingConfig
+    from talos.messaging.service import Messaging
 
 __all__ = ["Agent", "AgentConfig", "Tell", "open_agent", "open_host"]
 
@@ -46,6 +51,12 @@ _log = logging.getLogger(__name__)
 
 MCP_LEAVE_SECONDS = 2.0
 """With what the node needs to say good-bye, an agent then ends within 5 s."""
+
+KEY_CHECK_SECONDS = 3600.0
+"""How often the calendar is asked whether keys are due."""
+
+SHOWN_CHARACTERS = 4096
+"""Of a text in an event; the history has all of it."""
 
 Tell: TypeAlias = Callable[..., None]
 """`tell(kind, **fields)`: one event for those who follow the agent."""
@@ -73,6 +84,8 @@ class AgentConfig:
     node: NodeConfig
     wallet: Wallet
     home: Home
+    keys: HomeKeys | None = None
+    """The keyring that saves the wallet when the calendar changes it; None: it does not change."""
     audit: bool = True
     """Whether there is a record; nothing is lent or sent without one unless that is said by hand."""
     chain: ChainConfig | None = None
@@ -82,6 +95,10 @@ class AgentConfig:
     topics: tuple[str, ...] = ()
     """What it subscribes to for its life."""
     mdns: MdnsConfig | None = None
+    messages: MessagingConfig | None = None
+    """Needs the record."""
+    people: AddressBook | None = None
+    """Contacts and who is blocked."""
     mcp: Callable[[Policy], McpServeConfig] | None = None
     """How a policy is lent."""
     mcp_leave_seconds: float = MCP_LEAVE_SECONDS
@@ -103,12 +120,14 @@ class Agent:
     config: AgentConfig
     node: Node
     tell: Tell
+    keys: HomeKeys = field(init=False)
     chain: Chain | None = None
     audit: AuditLog | None = None
     """The record of what happens; None where it is off."""
     dht: Dht | None = None
     gossip: Gossip | None = None
     mdns: MdnsService | None = None
+    messaging: Messaging | None = None
     mcp: Lending | None = None
     lent: Lent | None = None
     """The policy that was lent from the start."""
@@ -119,6 +138,9 @@ class Agent:
     """`public` once an address of ours is confirmed; None: not yet known."""
     faults: int = 0
     """Handlers and services that raised and were contained."""
+
+    def __post_init__(self) -> None:
+        self.keys = self.config.keys or HomeKeys(self.config.home, self.config.wallet)
 
     @property
     def name(self) -> str:
@@ -136,7 +158,7 @@ class Agent:
     @property
     def x25519_public(self) -> bytes:
         """The newest key that messages to us are sealed with."""
-        return self.config.wallet.encryption[0].public()
+        return self.keys.x25519_public
 
     def status(self) -> dict[str, object]:
         """What the services say of themselves, by the fields of the kind `status`; None for one that is off."""
@@ -144,7 +166,7 @@ class Agent:
             "dht": asdict(self.dht.status()) if self.dht else None,
             "gossip": self.gossip.status() if self.gossip else None,
             "chain": self.chain.status() if self.chain else None,
-            "outbox": None,
+            "outbox": self.messaging.status()["outbox"] if self.messaging else None,
             "transfers": None,
             "mcp": self.mcp.status() if self.mcp else None,
         }
@@ -152,7 +174,7 @@ class Agent:
     def observe(self, event: Event) -> None:
         """Keeps the figures that events change."""
         if isinstance(event, HandlerFailed | ServiceFault):
-            self.faults += 1
+            self.faults += not is_expected_end(event.exception)
         elif isinstance(event, AddressConfirmed):
             self.reachability = "public"
 
@@ -185,6 +207,8 @@ async def _open_services(stack: AsyncExitStack, agent: Agent) -> None:
         from talos.gossip import open_gossip
 
         agent.gossip = await stack.enter_async_context(open_gossip(node, config.gossip, driver=config.gossip_driver))
+    if config.messages is not None and agent.audit is not None:
+        agent.messaging = await _open_messaging(stack, agent, config.messages, agent.audit)
     if config.mdns is not None:
         from talos.mdns import open_mdns
 
@@ -203,6 +227,9 @@ def _start_habits(nursery: trio.Nursery, agent: Agent) -> None:
     owner = Owner("agent", agent.node.emit)
     if agent.dht is not None and not agent.config.ephemeral:
         nursery.start_soon(contain, owner, _publish_keys, agent)
+    nursery.start_soon(contain, owner, _turn_keys, agent)
+    if agent.messaging is not None and not agent.config.ephemeral:
+        nursery.start_soon(contain, owner, _tell_messages, agent, agent.messaging)
     for topic in agent.config.topics if agent.gossip is not None else ():
         nursery.start_soon(contain, owner, _hear, agent, topic)
 
@@ -210,9 +237,33 @@ def _start_habits(nursery: trio.Nursery, agent: Agent) -> None:
 async def _publish_keys(agent: Agent) -> None:
     assert agent.dht is not None
     try:
-        await agent.dht.publish_keys(agent.x25519_public, name=agent.name)
+        await agent.dht.publish_key_record(lambda: agent.keys.key_record(_now_ms()))
     except RoutingError as error:
         _log.info("the key record found no place yet, and is published again later: %s", error)
+
+
+async def _turn_keys(agent: Agent) -> None:
+    """A new encryption key every 30 days, and the end of old ones, for as long as the agent runs."""
+    keys = agent.keys
+    while True:
+        wallet = keys.due(_now_ms())
+        if wallet is not None:
+            try:
+                await trio.to_thread.run_sync(keys.save, wallet)
+            except (OSError, WalletError) as error:
+                _log.warning("the encryption key is due for a change, and the wallet cannot be written: %s", error)
+            else:
+                if keys.adopt(wallet) and agent.dht is not None and not agent.config.ephemeral:
+                    await _publish_keys(agent)
+        await trio.sleep(KEY_CHECK_SECONDS)
+
+
+async def _tell_messages(agent: Agent, messaging: Messaging) -> None:
+    from talos.messaging.view import message_row
+
+    async with messaging.received() as incoming:
+        async for message in incoming:
+            agent.tell("message", **message_row(message.message, most=SHOWN_CHARACTERS))
 
 
 async def _hear(agent: Agent, topic: str) -> None:
@@ -232,6 +283,35 @@ def message_fields(message: TopicMessage) -> dict[str, object]:
         "data_b64": base64.b64encode(message.data).decode(),
         "received": dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
     }
+
+
+async def _open_messaging(stack: AsyncExitStack, agent: Agent, config: MessagingConfig, audit: AuditLog) -> Messaging:
+    from talos.messaging.service import open_messaging
+
+    _remember_addrs(agent)
+    opening = open_messaging(
+        agent.node,
+        agent.keys,
+        config,
+        directory=agent.home.path,
+        audit=audit,
+        records=agent.dht,
+        people=agent.config.people,
+    )
+    return await stack.enter_async_context(opening)
+
+
+def _remember_addrs(agent: Agent) -> None:
+    """Where contacts were when they were added, for whoever wants to reach them."""
+    for peer, addrs in (agent.config.people.addrs() if agent.config.people is not None else {}).items():
+        try:
+            agent.node.peerstore.add_addrs(PeerId.parse(peer), [parse(addr) for addr in addrs])
+        except ConfigError as error:
+            _log.warning("an address among the contacts is not used: %s", error)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 async def _open_chain(stack: AsyncExitStack, config: AgentConfig, node: Node) -> Chain:

@@ -39,6 +39,8 @@ class Call:
     log: str
     entry: int
     leaf: str
+    block: int | None
+    """None while the entry waits for one."""
     time_ms: int
     type: str
     side: str
@@ -82,9 +84,10 @@ class _Session:
 
 
 class CallReader:
-    """Turns the records of one log into rows, in the order of the log."""
+    """Turns the records of one log into rows, in the order of the log; else in that of their answers."""
 
-    def __init__(self, log: str, side: str, me: PeerId) -> None:
+    def __init__(self, log: str, side: str, me: PeerId, *, ordered: bool = True) -> None:
+        self._ordered = ordered
         self._log = log
         self._side = side
         self._me = me.to_bytes()
@@ -143,6 +146,10 @@ class CallReader:
     def _complete(self, limit: int) -> Iterator[Call]:
         while self._rows and (not self._rows[0].waiting or len(self._rows) > limit):
             yield self._rows.popleft()
+        if not self._ordered:
+            complete = [row for row in self._rows if not row.waiting]
+            self._rows = deque(row for row in self._rows if row.waiting)
+            yield from complete
 
     def _forget(self, commit: bytes) -> None:
         session = self._sessions.pop(commit, _Session())
@@ -159,6 +166,7 @@ class CallReader:
             log=self._log,
             entry=record.index,
             leaf=record.leaf.hex(),
+            block=record.height,
             time_ms=record.entry.time_ms,
             type=_WORDS.get(meta.type, str(meta.type)),
             side=self._side,

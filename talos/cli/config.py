@@ -27,6 +27,7 @@ __all__ = [
     "GossipConfig",
     "LogConfig",
     "McpConfig",
+    "MessagesConfig",
     "NodeConfig",
     "listen_addrs",
     "load",
@@ -87,6 +88,19 @@ class GossipConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MessagesConfig:
+    """`[messages]`"""
+
+    strangers: str = "accept"
+    """What becomes of messages of those who are not contacts: `accept`, `ask` first, `refuse`."""
+    read_receipts: bool = False
+    """Whether senders are told when their message was shown."""
+
+    def __post_init__(self) -> None:
+        _one_of("strangers", self.strangers, "accept", "ask", "refuse")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChainConfig:
     """`[chain]`"""
 
@@ -131,6 +145,7 @@ class Config:
     node: NodeConfig = NodeConfig()
     dht: DhtConfig = DhtConfig()
     gossip: GossipConfig = GossipConfig()
+    messages: MessagesConfig = MessagesConfig()
     chain: ChainConfig = ChainConfig()
     mcp: McpConfig = McpConfig()
     log: LogConfig = LogConfig()
@@ -274,7 +289,7 @@ def _invalid(where: str, what: str, hint: str = "") -> Failure:
 
 
 _SECTIONS = tuple(field.name for field in fields(Config))
-_LATER_SECTIONS = ("metrics", "ui", "files", "messages")
+_LATER_SECTIONS = ("metrics", "ui", "files")
 _BY_HAND = frozenset({"insecure", "allow_any", "exempt_loopback"})
 """What weakens the agent is typed."""
 _BY_HAND_IN = frozenset({("metrics", "auth")})

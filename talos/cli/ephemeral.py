@@ -36,7 +36,7 @@ def run(session: Session, asked: Asked, teller: Teller) -> dict[str, Any]:
     settings = config.load(session.home)
     start = Start(config=settings, listen=_listen(settings, asked.port), ephemeral=True)
     outcome = _Outcome(asked, teller)
-    code = session.run(own, session, session.unlock(), start, outcome.body)
+    code = session.run(own, session, session.unlock_keys(), start, outcome.body)
     if code > SIGNALLED:
         raise SystemExit(code)
     if outcome.failure is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from talos.control.failure import CODES, Failure, Problem
-from talos.errors import DialError, ListenError, TalosError, WalletError
+from talos.errors import DeliveryFailed, DialError, ListenError, TalosError, TransferFailed, WalletError
 
 __all__ = ["CODES", "INTERRUPTED", "OF_CLASS", "Failure", "Problem", "problem_of"]
 
@@ -47,14 +47,21 @@ OF_CLASS = {
     "ListenError": "address_unusable",
     "HomeInUse": "home_in_use",
     "MessagingError": "failed",
-    "DeliveryFailed": "unreachable",
+    "DeliveryFailed": "remote_failed",
     "RecipientUnknown": "not_found",
-    "MessageExpired": "failed",
+    "MessageExpired": "timeout",
     "EnvelopeRejected": "verification_failed",
     "TransferFailed": "remote_failed",
 }
 """Code by the name of the class: `StreamReset` lives in a module that loads trio."""
 
+_DELIVERY = {21: "refused"}
+"""By the receiver's word (`talos.messaging.code.Code`), which would load more than a table."""
+_TRANSFER = {
+    1: "declined", 2: "declined", 4: "declined", 5: "declined", 8: "declined", 6: "file_unusable",
+    7: "verification_failed", 9: "timeout",
+}  # fmt: skip
+"""The same by `talos.messaging.files.code.FileCode`."""
 _WALLET = {"missing": "no_identity", "locked": "wallet_locked", "open": "wallet_open"}
 _HINTS = {
     "no_identity": "talos init --name YOU",
@@ -66,6 +73,8 @@ _HINTS = {
     "port_in_use": "--port 0 takes a free one",
     "record_refused": "nothing was done unrecorded; look at the free space and the owner of the data directory",
     "verification_failed": "keep the file as it is: it is the evidence",
+    "declined": "ask the other side to let it in: talos contacts add, and [files] in its config.toml",
+    "queued": "talos outbox; it is sent by whoever next runs `talos up` here",
     "unreachable": "is the other side running, and is this its address?",
 }
 _RUN = "; run: "
@@ -99,6 +108,10 @@ def _problem(code: str, message: str, hint: str = "", tried: tuple[str, ...] = (
 def _code_of(error: TalosError) -> str:
     if isinstance(error, WalletError):
         return _WALLET.get(error.reason, "wallet_damaged")
+    if isinstance(error, DeliveryFailed):
+        return _DELIVERY.get(error.code, "remote_failed")
+    if isinstance(error, TransferFailed):
+        return _TRANSFER.get(error.code, "remote_failed")
     if isinstance(error, ListenError) and _errno_below(error) == errno.EADDRINUSE:
         return "port_in_use"
     return next(OF_CLASS[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in OF_CLASS)

@@ -1,4 +1,4 @@
-"""Names of peers as people type them: ticket, multiaddr, did:key, public key, peer id, and the short form we print.
+"""Names of peers as people type them: ticket, multiaddr, did:key, public key, peer id, alias, the short form we print.
 
 The first form that fits by its shape decides. Nothing here loads cryptography; addresses are decoded when asked for.
 """
@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from talos.cli.exits import Failure
+from talos.cli.frame import nearest
+from talos.cli.output import short
 from talos.errors import ConfigError
 from talos.identity import did, multibase
+from talos.identity.contacts import Contacts, folded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,7 +24,10 @@ if TYPE_CHECKING:
 
     from talos.identity.peer_id import PeerId
 
-__all__ = ["Name", "is_short", "parse_name", "ticket"]
+__all__ = ["BROADCAST", "Name", "is_alias", "is_short", "parse_name", "ticket"]
+
+BROADCAST = "*"
+"""Everybody: for `send` alone."""
 
 MAX_TEXT_LENGTH = 1024
 MAX_TICKET_ADDRS = 4
@@ -50,6 +56,13 @@ class Name:
     """Addresses that came with the name as text."""
     addr_bytes: tuple[bytes, ...] = ()
     """Addresses that came in a ticket."""
+    alias: str | None = None
+    """What its owner calls it, if it is a contact."""
+
+    @property
+    def shown(self) -> str:
+        """As people read it."""
+        return self.alias or short(self.peer_text)
 
     def peer_id(self) -> PeerId:
         from talos.identity.peer_id import PeerId
@@ -71,12 +84,15 @@ class Name:
             raise Failure("usage", str(error)) from None
 
 
-def parse_name(text: str, known: Iterable[str] = ()) -> Name:
-    """Who `text` names; `known` are the peer ids that a short form may mean. Failure when nobody, or several."""
+def parse_name(text: str, known: Iterable[str] = (), contacts: Contacts | None = None) -> Name:
+    """Who `text` names; `known` are the peer ids that a short form may mean, besides the contacts.
+
+    A contact's addresses come with it, however it is named. Failure when nobody is meant, or several are.
+    """
     if len(text) > MAX_TEXT_LENGTH:
         raise Failure("usage", f"a name has at most {MAX_TEXT_LENGTH} characters")
     try:
-        return _parse(text.strip(), list(known))
+        return _with_addrs(_parse(text.strip(), list(known), contacts or Contacts()), contacts)
     except ConfigError as error:
         raise Failure("peer_unknown", str(error), hint="copy the name again") from None
 
@@ -85,6 +101,13 @@ def is_short(text: str) -> bool:
     """Whether `text` is a short form, which only those can complete who know some peers."""
     text = text.strip()
     return bool(_SHORT.fullmatch(text)) and not _PEER_ID.fullmatch(text)
+
+
+def is_alias(text: str) -> bool:
+    """Whether `text` has none of the shapes that tell a peer by themselves."""
+    text = text.strip()
+    shaped = _HEX_KEY.fullmatch(text) or _PEER_ID.fullmatch(text) or _SHORT.fullmatch(text)
+    return not (shaped or text.startswith(("/", "did:")) or _bare(text).startswith(TICKET))
 
 
 def ticket(key: bytes, addrs: Sequence[Multiaddr] = ()) -> str:
@@ -96,8 +119,19 @@ def ticket(key: bytes, addrs: Sequence[Multiaddr] = ()) -> str:
     return TICKET + multibase.encode_bits(body + _check(body), multibase.BASE32)
 
 
-def _parse(text: str, known: list[str]) -> Name:
-    bare = _IGNORED.sub("", text).lower()
+def _bare(text: str) -> str:
+    return _IGNORED.sub("", text).lower()
+
+
+def _with_addrs(name: Name, contacts: Contacts | None) -> Name:
+    contact = None if contacts is None else contacts.of(name.peer_text)
+    if contact is None:
+        return name
+    return replace(name, addr_texts=tuple(dict.fromkeys((*name.addr_texts, *contact.addrs))), alias=contact.name)
+
+
+def _parse(text: str, known: list[str], contacts: Contacts) -> Name:
+    bare = _bare(text)
     if bare.startswith(TICKET):
         return _from_ticket(bare.removeprefix(TICKET))
     if text.startswith("/"):
@@ -108,12 +142,11 @@ def _parse(text: str, known: list[str]) -> Name:
         return _of_key(did.key_of_hex(text))
     if _PEER_ID.fullmatch(text):
         return _from_peer_id(text)
-    short = _SHORT.fullmatch(text)
-    if short:
-        return _from_short(text, short.group(1), short.group(2) or "", known)
-    raise Failure(
-        "peer_unknown", f"nobody matches {text!r}", hint="a peer is named by ticket, address, did:key or peer id"
-    )
+    found = _SHORT.fullmatch(text)
+    if found:
+        candidates = list(dict.fromkeys((*known, *contacts.peers)))
+        return _from_short(text, found.group(1), found.group(2) or "", candidates)
+    return _from_alias(text, contacts)
 
 
 def _from_ticket(body: str) -> Name:
@@ -155,6 +188,19 @@ def _from_peer_id(text: str) -> Name:
     peer = PeerId.parse(text)
     key = peer.public_key()
     return Name(str(peer), key.data if key is not None and str(peer) == did.peer_id_text(key.data) else None)
+
+
+def _from_alias(text: str, contacts: Contacts) -> Name:
+    contact = contacts.named(text)
+    if contact is not None:
+        return _from_peer_id(contact.peer)
+    if text == BROADCAST:
+        raise Failure("peer_unknown", "everybody is meant by `*` in `talos send` alone")
+    spelled = {folded(one.name): one.name for one in contacts.by_name}
+    meant = nearest(folded(text), spelled)
+    other = "talos contacts add NAME TICKET, or a ticket, address or peer id here"
+    hint = f"did you mean {spelled[meant]}?" if meant else other
+    raise Failure("peer_unknown", f"nobody matches {text!r}", hint=hint)
 
 
 def _from_short(text: str, head: str, tail: str, known: list[str]) -> Name:

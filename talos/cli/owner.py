@@ -19,9 +19,12 @@ from talos.addr import parse, with_peer
 from talos.agent import MCP_LEAVE_SECONDS, AgentConfig, open_agent
 from talos.cli import names, signals
 from talos.cli.exits import SIGNALLED, Failure, problem_of
+from talos.cli.recorded import tell_record
 from talos.control.server import ControlConfig, run_agent
 from talos.host import presets
 from talos.host.block import background
+from talos.host.contain import Owner, contain
+from talos.identity.contacts import AddressBook
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -35,10 +38,13 @@ if TYPE_CHECKING:
     from talos.control.server import Control
     from talos.dht import DhtConfig
     from talos.host.config import NodeConfig
+    from talos.identity.contacts import Contacts
+    from talos.identity.keyring import HomeKeys
     from talos.identity.wallet import Wallet
     from talos.mcp.policy import Policy
     from talos.mcp.serve import McpServeConfig
     from talos.mdns import MdnsConfig
+    from talos.messaging.config import MessagingConfig
 
 __all__ = ["Start", "bootstrap_addrs", "dht_config", "notify_ready", "own"]
 
@@ -108,7 +114,7 @@ class _Orders:
 
 async def own(
     session: Session,
-    wallet: Wallet,
+    keys: HomeKeys,
     start: Start,
     body: Callable[[Control], Awaitable[int]],
     *,
@@ -122,7 +128,11 @@ async def own(
 
     async def opened(control: Control) -> int:
         orders.control = control
-        return await body(control)
+        agent = control.agent
+        async with background() as beside:
+            if agent.chain is not None:
+                beside.start_soon(contain, Owner("record", agent.node.emit), tell_record, agent, agent.chain)
+            return await body(control)
 
     code = 1
     with trio.open_signal_receiver(*signals.ending()) as arriving:
@@ -130,7 +140,7 @@ async def own(
             nursery.start_soon(orders.obey, arriving)
             with orders.opening:
                 settings = ControlConfig(home=session.home, explain=problem_of)
-                code = await run_agent(settings, _opener(session, wallet, start), opened, orders.stopped)
+                code = await run_agent(settings, _opener(session, keys, start), opened, orders.stopped)
     return SIGNALLED + orders.number if orders.number else code
 
 
@@ -144,8 +154,8 @@ def notify_ready() -> None:
         notify.sendto(b"READY=1", address)
 
 
-def _opener(session: Session, wallet: Wallet, start: Start) -> Callable[[Tell], AbstractAsyncContextManager[Agent]]:
-    config = _agent_config(session, wallet, start)
+def _opener(session: Session, keys: HomeKeys, start: Start) -> Callable[[Tell], AbstractAsyncContextManager[Agent]]:
+    config = _agent_config(session, keys, start)
 
     def opener(tell: Tell) -> AbstractAsyncContextManager[Agent]:
         return open_agent(config, tell)
@@ -153,22 +163,25 @@ def _opener(session: Session, wallet: Wallet, start: Start) -> Callable[[Tell], 
     return opener
 
 
-def _agent_config(session: Session, wallet: Wallet, start: Start) -> AgentConfig:
+def _agent_config(session: Session, keys: HomeKeys, start: Start) -> AgentConfig:
     from talos.chain import ChainConfig
     from talos.gossip import DriverConfig, GossipConfig
 
     settings = start.config
     return AgentConfig(
-        node=_node(wallet, start),
-        wallet=wallet,
+        node=_node(keys.wallet, start),
+        wallet=keys.wallet,
+        keys=keys,
         home=session.home,
-        audit=start.audit and not start.ephemeral,
+        audit=start.audit,
         chain=ChainConfig(bits=settings.chain.bits),
-        dht=dht_config(settings, asks_only=start.ephemeral, bootstrap=start.bootstrap),
+        dht=dht_config(settings, asks_only=start.ephemeral, bootstrap=start.bootstrap, contacts=session.contacts()),
         gossip=GossipConfig(),
         gossip_driver=DriverConfig(protocols=_gossip_protocols(settings)),
         topics=() if start.ephemeral else settings.gossip.topics,
         mdns=_mdns() if start.mdns else None,
+        messages=_messages(settings) if start.audit else None,
+        people=AddressBook(session.home.contacts),
         mcp=None if start.ephemeral else start.mcp or partial(_lend, settings),
         mcp_leave_seconds=start.mcp_leave_seconds,
         policy=start.policy,
@@ -183,7 +196,9 @@ def _node(wallet: Wallet, start: Start) -> NodeConfig:
     return replace(preset(wallet.identity), listen=tuple(parse(text) for text in start.listen))
 
 
-def dht_config(settings: Config, *, asks_only: bool, bootstrap: Iterable[str] = ()) -> DhtConfig:
+def dht_config(
+    settings: Config, *, asks_only: bool, bootstrap: Iterable[str] = (), contacts: Contacts | None = None
+) -> DhtConfig:
     """Of `[dht]`. A node that lives for one command only asks: nobody's table is to hold it."""
     from talos.dht import IPFS_KAD, TALOS_KAD, DhtConfig, DhtMode, DhtScope
 
@@ -192,7 +207,7 @@ def dht_config(settings: Config, *, asks_only: bool, bootstrap: Iterable[str] = 
         protocol_id=IPFS_KAD if public else TALOS_KAD,
         scope=DhtScope.PUBLIC if public else DhtScope.ANY,
         mode=DhtMode.CLIENT if asks_only else DhtMode(settings.dht.mode),
-        bootstrap=bootstrap_addrs((*bootstrap, *settings.node.bootstrap)),
+        bootstrap=bootstrap_addrs((*bootstrap, *settings.node.bootstrap), contacts),
     )
 
 
@@ -200,6 +215,13 @@ def _gossip_protocols(settings: Config) -> tuple[str, ...]:
     from talos.gossip import PROTOCOLS
 
     return tuple(name for name in PROTOCOLS if settings.gossip.floodsub or not name.startswith("/floodsub/"))
+
+
+def _messages(settings: Config) -> MessagingConfig:
+    from talos.messaging.config import MessagingConfig, Strangers
+
+    messages = settings.messages
+    return MessagingConfig(strangers=Strangers(messages.strangers), read_receipts=messages.read_receipts)
 
 
 def _mdns() -> MdnsConfig:
@@ -214,11 +236,11 @@ def _lend(settings: Config, policy: Policy) -> McpServeConfig:
     return McpServeConfig(policy=policy, audit=settings.mcp.audit)
 
 
-def bootstrap_addrs(names_given: Iterable[str]) -> tuple[Multiaddr, ...]:
+def bootstrap_addrs(names_given: Iterable[str], contacts: Contacts | None = None) -> tuple[Multiaddr, ...]:
     """The addresses of peers to begin with, each ending in `/p2p/…`; Failure for a name that carries none."""
     found: list[Multiaddr] = []
     for text in names_given:
-        name = names.parse_name(text)
+        name = names.parse_name(text, contacts=contacts)
         addrs = name.addrs()
         if not addrs:
             raise Failure(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from talos.cli.exits import Failure
-from talos.cli.output import Output
+from talos.cli.output import Output, short
 from talos.identity.home import Home
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from talos.cli.names import Name
     from talos.cli.streams import Wire
-    from talos.identity.sealed import Passphrase
+    from talos.identity.contacts import Contacts
+    from talos.identity.keyring import HomeKeys
+    from talos.identity.sealed import Passphrase, Secret
     from talos.identity.wallet import Wallet
 
 __all__ = ["Session"]
@@ -50,6 +52,7 @@ class Session:
     port: int | None = None
     """Of the node that a network command may have to run."""
     _out: Output | None = field(default=None, init=False)
+    _names: dict[str, str] | None = field(default=None, init=False)
 
     @property
     def out(self) -> Output:
@@ -75,10 +78,24 @@ class Session:
 
     def unlock(self) -> Wallet:
         """The wallet in the home; asks for the passphrase only where it must and can. No core is dumped any more."""
+        return self.unlock_to_keep()[0]
+
+    def unlock_to_keep(self) -> tuple[Wallet, Secret]:
+        """As `unlock`, with what opens the wallet: for the agent, that saves it when its keys change."""
         from talos.identity import wallet
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-        return wallet.unlock(self.home, self._passphrase)
+        return wallet.unlock_to_keep(self.home, self._passphrase)
+
+    def unlock_keys(self) -> HomeKeys:
+        """The keyring of the home, for whoever holds its lock; what the calendar wants done is done here."""
+        import time
+
+        from talos.identity.keyring import HomeKeys
+
+        keys = HomeKeys(self.home, *self.unlock_to_keep())
+        keys.turn(time.time_ns() // 1_000_000)
+        return keys
 
     def run(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
         """`trio.run`: the one place where exception groups are taken apart, and where Ctrl-C is Ctrl-C again."""
@@ -134,10 +151,26 @@ class Session:
             part = self.ask(route, {**query, "after": part["next"]}) if part["next"] is not None else None
 
     def find(self, who: str) -> Name:
-        """Who is named; short forms may mean ourselves and any peer that the agent knows."""
+        """Who is named, contacts by their names; short forms may mean ourselves and any peer that the agent knows."""
         from talos.cli import names
 
-        return names.parse_name(who, self._known_peers() if names.is_short(who) else ())
+        return names.parse_name(who, self._known_peers() if names.is_short(who) else (), self.contacts())
+
+    def contacts(self) -> Contacts:
+        """Those of this home."""
+        from talos.identity import contacts
+
+        return contacts.load(self.home.contacts)
+
+    def alias(self, peer: str) -> str | None:
+        """What a peer is called here, if it is a contact."""
+        if self._names is None:
+            self._names = {contact.peer: contact.name for contact in self.contacts().by_name}
+        return self._names.get(peer)
+
+    def shown(self, peer: str) -> str:
+        """A peer id as people read it: a contact's name, else the short form."""
+        return self.alias(peer) or short(peer)
 
     def addr_texts(self, name: Name) -> list[str]:
         """The addresses that came with the name, as an operation takes them."""

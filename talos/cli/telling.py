@@ -13,10 +13,18 @@ if TYPE_CHECKING:
 
     from talos.cli.session import Session
 
-__all__ = ["KINDS", "tell_event", "tell_up"]
+__all__ = ["KINDS", "cut", "tell_event", "tell_message", "tell_up"]
 
 KINDS = ("peer", "message", "transfer", "call", "block", "lagged")
 """What `up` and `listen` show."""
+CALLS_TOLD = ("request", "refused", "dropped")
+"""Of the lines and events of the tunnel, without `--json`."""
+INDENT = "          "
+"""As far as the time of day reaches: nothing that a peer wrote begins a line."""
+NAME_CHARACTERS = 64
+SUBJECT_CHARACTERS = 80
+MEDIA_CHARACTERS = 40
+_MARKS = {"gap": "(something before it is missing)", "fork": "(something before it was replaced)"}
 
 
 def tell_up(session: Session, status: Mapping[str, Any], key: bytes) -> None:
@@ -39,26 +47,74 @@ def tell_event(session: Session, kind: str, fields: Mapping[str, Any]) -> None:
     if session.json:
         session.out.emit(kind, **fields)
         return
-    text = _text(kind, fields)
+    now = time.strftime("%H:%M:%S")
+    if kind == "message":
+        tell_message(session, fields, now)
+        return
+    text = _text(session, kind, fields)
     if text:
-        session.out.line(f"{time.strftime('%H:%M:%S')}  {text}")
+        session.out.line(f"{now}  {text}")
 
 
-def _text(kind: str, fields: Mapping[str, Any]) -> str:
+def tell_message(session: Session, fields: Mapping[str, Any], when: str, *, mark: str = "") -> None:
+    """A header of ours, and below it, indented, what its sender wrote: no line of a text can pass for a header."""
+    who = session.shown(fields["peer_id"]) if fields["peer_id"] else "all"
+    between = f"{who} → me" if fields["direction"] == "in" else f"me → {who}"
+    state = fields["state"] if fields["direction"] == "out" else ""
+    missing = _MARKS.get(fields["mark"], "")
+    about = cut(fields["subject"] or "", SUBJECT_CHARACTERS)
+    words = (when, between, _what(fields), state, missing, mark, f'"{about}"' if about else "")
+    session.out.line("  ".join(filter(None, words)))
+    session.out.detail(f"  id {fields['id']}  entry {fields['entry'] or 'none yet'}")
+    for line in (fields["text"] or "").splitlines() or ([""] if fields["text"] == "" else []):
+        session.out.line(f"{INDENT}{line}")
+    if fields["cut"]:
+        session.out.line(f"{INDENT}… {fields['size']} bytes in all: talos history")
+
+
+def _what(fields: Mapping[str, Any]) -> str:
+    """What it is, where that is not simply a text."""
+    if fields["type"] == "text":
+        media = cut(fields["media_type"], MEDIA_CHARACTERS)
+        return "" if fields["text"] is not None else f"{media}, {fields['size']} B"
+    if fields["type"] == "stream_start":
+        return f"file {cut(fields['name'] or 'without a name', NAME_CHARACTERS)}"
+    return f"{fields['type']}, {fields['size']} B"
+
+
+def cut(text: str, most: int) -> str:
+    """One line of foreign text, no longer than that."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _text(session: Session, kind: str, fields: Mapping[str, Any]) -> str:
     if kind == "peer":
         how = "connected" if fields["connected"] else "gone"
-        return f"{fields['alias'] or short(fields['peer_id'])} {how}" + (
-            f"  {fields['addr']}" if fields["addr"] else ""
-        )
+        return f"{session.shown(fields['peer_id'])} {how}" + (f"  {fields['addr']}" if fields["addr"] else "")
     if kind == "call":
-        tool = fields["tool"] or fields["method"] or ""
-        duration = f"  {fields['duration_ms']} ms" if fields["duration_ms"] is not None else ""
-        return f"{short(fields['peer_id'])} → {fields['server']}.{tool}  {fields['decision']}{duration}"
+        return _call(fields) if fields["type"] in CALLS_TOLD else ""
     if kind == "block":
-        return f"block {fields.get('height')}"
+        return f"block {fields['height']}  {fields['n_items']} entries"
     if kind == "lagged":
         return f"{fields['missed']} events were missed"
     return f"{kind} {fields.get('id') or fields.get('stream_id') or ''} {fields.get('state') or ''}".rstrip()
+
+
+def _call(fields: Mapping[str, Any]) -> str:
+    """`12D3…x2fA → files.read_file  ok  12 ms  block 9`."""
+    what = ".".join(filter(None, (fields["server"], fields["tool"] or fields["method"]))) or fields["type"]
+    duration = None if fields["duration_ms"] is None else f"{fields['duration_ms']} ms"
+    block = None if fields["block"] is None else f"block {fields['block']}"
+    return "  ".join(filter(None, (f"{short(fields['peer_id'])} → {what}", _outcome(fields), duration, block)))
+
+
+def _outcome(fields: Mapping[str, Any]) -> str:
+    if fields["ok"]:
+        return "ok"
+    if fields["error_code"] is not None:
+        return f"error {fields['error_code']}"
+    word = fields["type"] if fields["type"] != "request" else fields["decision"]
+    return f"{word} ({fields['reason']})" if fields["reason"] else str(word)
 
 
 def _ticket(key: bytes, addrs: list[str]) -> str:

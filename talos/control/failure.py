@@ -18,6 +18,7 @@ CODES = {
     "peer_ambiguous": 2,
     "ticket_damaged": 2,
     "refused": 3,
+    "declined": 3,
     "unreachable": 4,
     "not_found": 4,
     "no_bootstrap": 4,
@@ -36,10 +37,12 @@ CODES = {
     "verification_failed": 8,
     "identity_exists": 9,
     "file_exists": 9,
+    "name_taken": 9,
     "port_in_use": 9,
     "address_unusable": 9,
     "home_in_use": 9,
     "chain_in_use": 9,
+    "queued": 75,
 }
 """Each code of the JSON error object and the exit that it has."""
 

@@ -1,7 +1,9 @@
 """The data directory of one identity: what lies where, and the lock that says whose turn it is.
 
     wallet, wallet.key, identity.json     talos.identity.wallet
+    contacts.toml                         talos.identity.contacts
     config.toml, mcp.toml                 written by their owner
+    messages.db                           history and outbox, sealed
     chain/                                the node's chain, its record of what happened
     mcp/connect/<server>-<n>/             a chain for each connection that runs beside others
     audit/                                the log of versions before the chain
@@ -54,6 +56,14 @@ class Home:
     @property
     def identity(self) -> Path:
         return self.path / "identity.json"
+
+    @property
+    def contacts(self) -> Path:
+        return self.path / "contacts.toml"
+
+    @property
+    def messages(self) -> Path:
+        return self.path / "messages.db"
 
     @property
     def config(self) -> Path:

@@ -7,18 +7,21 @@ What the operating system refuses is raised as it is (OSError).
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shlex
 import stat
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from talos.errors import WalletError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["check_directory", "check_file", "make_directory", "read", "sync_directory", "write"]
+__all__ = ["check_directory", "check_file", "make_directory", "read", "sync_directory", "turn", "write"]
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
@@ -64,6 +67,21 @@ def write(path: Path, data: bytes, *, replace: bool = False) -> None:
     finally:
         scratch.unlink(missing_ok=True)
     sync_directory(path.parent)
+
+
+@contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """One at a time for those who read a file and write it changed, of all processes; waits for the others.
+
+    The file itself is replaced, so a file beside it is what is locked; it is never deleted.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path.with_name(f".{path.name}.lock"), flags, FILE_MODE)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def make_directory(path: Path) -> None:

@@ -25,7 +25,18 @@ if TYPE_CHECKING:
 
     from talos.identity.home import Home
 
-__all__ = ["EncryptionKey", "PublicIdentity", "Wallet", "create", "kdf", "public_identity", "reseal", "unlock"]
+__all__ = [
+    "EncryptionKey",
+    "PublicIdentity",
+    "Wallet",
+    "create",
+    "kdf",
+    "public_identity",
+    "reseal",
+    "save",
+    "unlock",
+    "unlock_to_keep",
+]
 
 SECRET_BYTES = 32
 RANDOM_BYTES = 16
@@ -173,6 +184,11 @@ def unlock(home: Home, passphrase: Callable[[], Passphrase]) -> Wallet:
 
     The public copy is compared with what was opened, and written anew where it is missing.
     """
+    return unlock_to_keep(home, passphrase)[0]
+
+
+def unlock_to_keep(home: Home, passphrase: Callable[[], Passphrase]) -> tuple[Wallet, Secret]:
+    """As `unlock`, with what opened it, for those who will save a changed one."""
     data = _read(home)
     secret: Secret
     if sealed.kdf_of(data) is Kdf.UNLOCK_KEY:
@@ -190,13 +206,25 @@ def unlock(home: Home, passphrase: Callable[[], Passphrase]) -> Wallet:
     else:
         if known.key != wallet.public.key:
             raise WalletError(f"{home.identity} names another identity than the wallet")
-    return wallet
+    return wallet, secret
+
+
+def save(home: Home, wallet: Wallet, secret: Secret) -> None:
+    """Writes a changed wallet in the place of the one that `secret` opens.
+
+    WalletError when it opens it no more: the passphrase was changed meanwhile, and nobody is locked out for that.
+    """
+    with private_file.turn(home.wallet):
+        if _decode(sealed.open_sealed(_read(home), secret)).root != wallet.root:
+            raise WalletError(f"{home.wallet} holds another identity")
+        private_file.write(home.wallet, sealed.seal(_encode(wallet), secret), replace=True)
 
 
 def reseal(home: Home, wallet: Wallet, passphrase: Passphrase) -> None:
     """Seals the wallet by `passphrase` from now on; the unlock key, if there was one, is removed."""
-    private_file.write(home.wallet, sealed.seal(_encode(wallet), passphrase), replace=True)
-    home.unlock_key.unlink(missing_ok=True)
+    with private_file.turn(home.wallet):
+        private_file.write(home.wallet, sealed.seal(_encode(wallet), passphrase), replace=True)
+        home.unlock_key.unlink(missing_ok=True)
     private_file.sync_directory(home.path)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from talos.cli import chains, names
+from talos.cli import chains
 from talos.cli.exits import Failure
 from talos.cli.frame import HELP, Group, command, passphrase_options
 from talos.cli.output import short
@@ -92,7 +92,7 @@ def audit(context: click.Context, /, *, follow: bool, **filters: Any) -> None:
     if context.invoked_subcommand is not None:
         return
     session: Session = context.obj
-    wanted = _filter(**filters)
+    wanted = _filter(session, **filters)
     with ExitStack() as stack:
         sources = _sources(session, stack)
         rows = (source.rows() if follow else source.all_rows() for source in sources)
@@ -199,9 +199,11 @@ def _outcome(call: Call) -> str:
     return "ok" if call.answered else "no answer"
 
 
-def _filter(*, peer: str | None, server: str | None, tool: str | None, since: str | None, failed: bool) -> Filter:
+def _filter(
+    session: Session, *, peer: str | None, server: str | None, tool: str | None, since: str | None, failed: bool
+) -> Filter:
     return Filter(
-        peer=names.parse_name(peer).peer_text if peer is not None else None,
+        peer=session.find(peer).peer_text if peer is not None else None,
         server=server,
         tool=_glob(tool) if tool is not None else None,
         since_ms=since_ms(since) if since is not None else 0,

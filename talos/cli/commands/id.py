@@ -47,9 +47,9 @@ def _other_name(session: Session, who: str) -> tuple[str | None, names.Name]:
     try:
         own = public_identity(session.home)
     except FileNotFoundError:
-        return None, names.parse_name(who)
-    name = names.parse_name(who, [own.peer_text])
-    return own.name if own.key == name.key else None, name
+        return None, names.parse_name(who, contacts=session.contacts())
+    name = names.parse_name(who, [own.peer_text], session.contacts())
+    return own.name if own.key == name.key else name.alias, name
 
 
 def _whole(session: Session, label: str | None, name: names.Name) -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from talos.cli import names
 from talos.cli.exits import Failure
 from talos.cli.frame import command
 
@@ -35,7 +34,7 @@ CLIENTS = {
 @click.option("--name", metavar="NAME", help="how the client calls the server (default: that of --server, else talos)")
 @click.option("--server", metavar="NAME", help="which of PEER's servers (default: the only one)")
 def mcp_config(session: Session, peer: str, client: str, name: str | None, server: str | None) -> None:
-    names.parse_name(peer)  # a damaged name is found here, not by a client that shows no errors
+    session.find(peer)  # a damaged name is found here, not by a client that shows no errors
     arguments = ["mcp-connect", peer.strip()]
     if server:
         arguments += ["--server", server]

@@ -18,7 +18,7 @@ from talos.errors import HomeInUse, TalosError
 if TYPE_CHECKING:
     from talos.cli.session import Session
     from talos.control.server import Control
-    from talos.identity.wallet import Wallet
+    from talos.identity.keyring import HomeKeys
     from talos.mcp.lending import Lending
     from talos.mcp.policy import Policy
     from talos.mcp.serve import McpServeConfig
@@ -111,7 +111,7 @@ def mcp_serve(
         metrics=metrics,
     )
     logs.configure_for(session, settings.log)
-    rules = _rules(plan)
+    rules = _rules(session, plan)
     while True:
         if session.agent() is not None:
             from talos.cli.lending import lend
@@ -130,7 +130,7 @@ def _be_agent(session: Session, plan: _Plan, rules: Policy, settings: config.Con
         session.out.warn("every peer that reaches this node may use a server (--allow-any)")
     if plan.audit == "off":
         session.out.warn("nothing of what peers do is recorded (audit off)")
-    return session.run(_main, session, plan, rules, session.unlock(), settings)
+    return session.run(_main, session, plan, rules, session.unlock_keys(), settings)
 
 
 def _refuse_agents_own(plan: _Plan) -> None:
@@ -157,14 +157,14 @@ def _policy_file(policy: Path | None, program: str | None, default: Path) -> Pat
     raise Failure("usage", "there is no server to lend", hint='--command "…" --authorized-peer PEER, or --policy FILE')
 
 
-def _rules(plan: _Plan) -> Policy:
+def _rules(session: Session, plan: _Plan) -> Policy:
     from talos.mcp.policy import quick_policy
     from talos.mcp.policy_file import load_policy
 
     if plan.policy_file is not None:
         return load_policy(plan.policy_file)
     quick = plan.quick
-    peers = [names.parse_name(peer).peer_id() for peer in quick.peers]
+    peers = [names.parse_name(peer, contacts=session.contacts()).peer_id() for peer in quick.peers]
     if not peers and not quick.allow_any:
         raise Failure("config_invalid", "nobody may use the server", hint="--authorized-peer PEER")
     return quick_policy(
@@ -179,7 +179,7 @@ def _rules(plan: _Plan) -> Policy:
 
 
 async def _main(
-    session: Session, plan: _Plan, rules: Policy, wallet: Wallet, settings: config.Config | None = None
+    session: Session, plan: _Plan, rules: Policy, keys: HomeKeys, settings: config.Config | None = None
 ) -> int:
     """Is the agent of the home, whose policy is the command's; ends by a signal or `talos down`."""
     from talos.cli.lending import tell_ready
@@ -201,7 +201,7 @@ async def _main(
         assert lending is not None
         assert lent is not None
         try:
-            await lending.change(lent, _rules(plan))
+            await lending.change(lent, _rules(session, plan))
         except (TalosError, OSError) as error:
             session.out.warn(f"the policy stays as it was: {error}")
 
@@ -217,7 +217,7 @@ async def _main(
         report=session.out.note,
         weakened=tuple(weakened),
     )
-    return await own(session, wallet, start, body, hangup=reread if plan.policy_file is not None else None)
+    return await own(session, keys, start, body, hangup=reread if plan.policy_file is not None else None)
 
 
 def _serve_config(plan: _Plan, rules: Policy) -> McpServeConfig:

@@ -45,7 +45,7 @@ def server(session: Session, *, port: int, addrs: tuple[str, ...], bootstrap: tu
             bootstrap=bootstrap,
             audit=False,
         )
-        return session.run(own, session, session.unlock(), start, _Showing(session).body)
+        return session.run(own, session, session.unlock_keys(), start, _Showing(session).body)
 
 
 def _ensure_identity(session: Session) -> None:

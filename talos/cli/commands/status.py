@@ -77,6 +77,8 @@ def _services(found: Mapping[str, Any]) -> list[str]:
         words.append(f"{gossip['topics']} topics")
     if chain:
         words.append(f"chain {chain.get('height', '-')}")
+    if found["outbox"] is not None:
+        words.append(f"outbox {found['outbox']}")
     if mcp:
         words.append(f"{mcp['sessions']} mcp sessions")
     return words

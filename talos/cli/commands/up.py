@@ -74,7 +74,7 @@ def _own(session: Session, flags: Mapping[str, Any]) -> int:
             policy=_policy(session, settings),
         )
         showing = _Showing(session)
-        return session.run(partial(own, hangup=showing.reread), session, session.unlock(), start, showing.body)
+        return session.run(partial(own, hangup=showing.reread), session, session.unlock_keys(), start, showing.body)
 
 
 def _policy(session: Session, settings: config.Config) -> Policy | None:

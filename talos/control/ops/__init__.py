@@ -23,11 +23,16 @@ OPERATIONS: dict[str, tuple[str, str]] = {
     "dht-put": ("talos.control.ops.dht", "put"),
     "gossip-pub": ("talos.control.ops.gossip", "pub"),
     "gossip-sub": ("talos.control.ops.gossip", "sub"),
+    "letters-admit": ("talos.control.ops.messages", "admit"),
+    "letters-decline": ("talos.control.ops.messages", "decline"),
     "mcp-serve": ("talos.control.ops.mcp_serve", "mcp_serve"),
+    "outbox-cancel": ("talos.control.ops.messages", "cancel"),
+    "outbox-retry": ("talos.control.ops.messages", "retry"),
     "peers": ("talos.control.ops.peers", "peers"),
     "ping": ("talos.control.ops.ping", "ping"),
     "ready": ("talos.control.ops.ready", "ready"),
     "register": ("talos.control.ops.dht", "register"),
+    "send": ("talos.control.ops.messages", "send"),
 }
 """Module and function by the name that clients ask for; a module is loaded with its first operation."""
 

@@ -104,6 +104,8 @@ SOURCES = {
     "dht.network": ("ipfs", "ipfs"),
     "gossip.topics": ("fleet", ("fleet",)),
     "gossip.floodsub": ("true", True),
+    "messages.strangers": ("ask", "ask"),
+    "messages.read_receipts": ("true", True),
     "chain.bits": ("12", 12),
     "mcp.policy": ("x.toml", "x.toml"),
     "mcp.audit": ("each", "each"),

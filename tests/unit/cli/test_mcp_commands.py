@@ -20,6 +20,7 @@ from talos.cli.output import Output
 from talos.cli.session import Session
 from talos.cli.streams import Wire
 from talos.identity import wallet
+from talos.identity.keyring import HomeKeys
 from talos.identity.wallet import Wallet
 
 if TYPE_CHECKING:
@@ -107,7 +108,9 @@ async def served(
     codes = []
 
     async def run() -> None:
-        codes.append(await mcp_serve._main(session, plan, mcp_serve._rules(plan), owner))
+        codes.append(
+            await mcp_serve._main(session, plan, mcp_serve._rules(session, plan), HomeKeys(session.home, owner))
+        )
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)

@@ -67,7 +67,7 @@ def agent(talos_: Talos, home: Path) -> Iterator[None]:
             return await showing.body(control)
 
         settings = server.ControlConfig(home=own_session.home, explain=problem_of)
-        opener = owner._opener(own_session, own_session.unlock(), start)
+        opener = owner._opener(own_session, own_session.unlock_keys(), start)
         codes.append(await server.run_agent(settings, opener, body, trio.Event()))
 
     with own_session.owning():
@@ -191,13 +191,22 @@ def test_a_stage_is_told_when_it_lasts(session: Session, monkeypatch: pytest.Mon
     assert "3 events were missed" in capsys.readouterr().err
 
 
+CALL: dict[str, Any] = {
+    "type": "request", "peer_id": "x", "server": "files", "tool": "read", "method": "tools/call", "ok": True,
+    "decision": "forwarded", "reason": None, "error_code": None, "duration_ms": 3, "block": 9,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("kind", "fields", "text"),
     [
         ("peer", {"alias": None, "peer_id": "12D3KooWQ7cExxxxxxxxxxxxx2fA", "connected": True, "addr": "/ip4/1.2.3.4/tcp/1"}, "connected"),
         ("peer", {"alias": "bob", "peer_id": "x", "connected": False, "addr": None}, "bob gone"),
-        ("call", {"peer_id": "x", "server": "files", "tool": "read", "method": None, "decision": "allowed", "duration_ms": 3}, "files.read  allowed  3 ms"),
-        ("block", {"height": 7}, "block 7"),
+        ("call", CALL, "x → files.read  ok  3 ms  block 9\n"),
+        ("call", {**CALL, "ok": False, "error_code": -32000, "tool": None, "block": None}, "x → files.tools/call  error -32000  3 ms\n"),
+        ("call", {**CALL, "ok": False, "decision": "denied", "reason": "tool", "duration_ms": None}, "x → files.read  denied (tool)  block 9\n"),
+        ("call", {**CALL, "ok": False, "type": "refused", "server": None, "tool": None, "method": None}, "x → refused  refused  3 ms"),
+        ("block", {"height": 7, "n_items": 2}, "block 7  2 entries\n"),
         ("lagged", {"missed": 7}, "7 events were missed"),
         ("message", {"id": "ab", "state": "stored"}, "message ab stored"),
     ],
@@ -206,4 +215,5 @@ def test_events_as_lines(kind: str, fields: dict[str, Any], text: str, capsys: A
     telling.tell_event(Session(), kind, fields)
     assert text in capsys.readouterr().out
     telling.tell_event(Session(), "stage", fields)
+    telling.tell_event(Session(), "call", {**CALL, "type": "notification"})
     assert not capsys.readouterr().out

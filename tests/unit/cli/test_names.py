@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from talos.addr import parse
 from talos.cli.exits import Failure
-from talos.cli.names import Name, parse_name, ticket
+from talos.cli.names import Name, is_alias, parse_name, ticket
 from talos.cli.output import short
 from talos.identity import multibase
+from talos.identity.contacts import Contact, Contacts
 from talos.identity.keys import PrivateKey
 from talos.identity.peer_id import PeerId
 
@@ -159,3 +160,35 @@ def test_short_forms_need_one_known_peer() -> None:
 )
 def test_what_names_nobody(text: str, code: str) -> None:
     assert failure(text).code == code
+
+
+BOOK = (
+    Contacts()
+    .adding(Contact(name="Bob", peer=PEER, addrs=("/ip4/192.0.2.1/tcp/1",)))
+    .adding(Contact(name="robert", peer=QM))
+)
+
+
+@pytest.mark.parametrize("text", ["bob", "BOB", " Bob\n", "ｂob"])
+def test_a_contact_is_named_by_its_alias(text: str) -> None:
+    name = parse_name(text, contacts=BOOK)
+    assert (name.peer_text, name.key, name.alias, name.shown) == (PEER, KEY, "Bob", "Bob")
+    assert name.addrs() == (parse("/ip4/192.0.2.1/tcp/1"),)
+    assert is_alias(text)
+
+
+def test_a_contacts_addresses_come_with_every_form_of_it() -> None:
+    for form in (PEER, DID, KEY.hex(), short(PEER), PEER[:12]):
+        assert parse_name(form, contacts=BOOK).addr_texts == ("/ip4/192.0.2.1/tcp/1",)
+        assert not is_alias(form)
+    both = parse_name(TICKET, contacts=BOOK)
+    assert both.addrs() == (parse("/ip4/192.0.2.1/tcp/1"), *ADDRS)
+    assert not is_alias(TICKET)
+
+
+def test_who_is_no_contact_is_told_with_the_nearest() -> None:
+    with pytest.raises(Failure, match="nobody matches 'bbo'") as caught:
+        parse_name("bbo", contacts=BOOK)
+    assert (caught.value.code, caught.value.hint) == ("peer_unknown", "did you mean Bob?")
+    assert "talos contacts add" in failure("bob").hint
+    assert parse_name(PEER).shown == short(PEER)
