@@ -9,6 +9,7 @@ from typing import TypeAlias
 from google.protobuf.message import DecodeError
 
 from talos.errors import RemoteProtocolError
+from talos.wire import varint
 from talos.wire.pb import messaging_pb2 as pb
 
 __all__ = [
@@ -31,6 +32,8 @@ MAX_FRAME_BYTES = 1024 * 1024 + 4096
 MAX_INDEX = 1 << 32
 ID_BYTES = 16
 HASH_BYTES = 32
+_FOURTH = b"\x22"
+"""Of both a frame and a chunk, bytes of which the length follows."""
 
 
 class Side(enum.IntEnum):
@@ -96,8 +99,7 @@ Frame: TypeAlias = Hello | Want | Leaves | Chunk | FileDone | Fault
 def encode(frame: Frame) -> bytes:
     match frame:
         case Chunk():
-            chunk = pb.Chunk(file=frame.file, index=frame.index, last=frame.last, sealed=frame.sealed)
-            return pb.FileFrame(chunk=chunk).SerializeToString()
+            return _encode_chunk(frame)
         case Want():
             want = pb.Want(file=frame.file, first=frame.first, count=frame.count)
             return pb.FileFrame(want=want).SerializeToString()
@@ -110,6 +112,14 @@ def encode(frame: Frame) -> bytes:
             return pb.FileFrame(done=pb.FileDone(file=frame.file)).SerializeToString()
         case Fault():
             return pb.FileFrame(error=pb.FileError(code=frame.code, file=frame.file)).SerializeToString()
+
+
+def _encode_chunk(chunk: Chunk) -> bytes:
+    """As protobuf does, which takes ten times as long for so many bytes."""
+    head = pb.Chunk(file=chunk.file, index=chunk.index, last=chunk.last).SerializeToString()
+    if chunk.sealed:
+        head += _FOURTH + varint.encode(len(chunk.sealed))
+    return b"".join((_FOURTH, varint.encode(len(head) + len(chunk.sealed)), head, chunk.sealed))
 
 
 def decode(data: bytes) -> Frame:

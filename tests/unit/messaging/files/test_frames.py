@@ -56,3 +56,10 @@ def test_the_largest_chunk_and_all_leaves_of_the_largest_transfer_fit() -> None:
 def test_what_is_no_frame(data: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         decode(data)
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 70_000])
+@pytest.mark.parametrize(("file", "index", "last"), [(0, 0, False), (1, 0, True), (300, 70_000, False)])
+def test_chunks_are_written_as_protobuf_does(size: int, file: int, index: int, *, last: bool) -> None:
+    chunk = pb.Chunk(file=file, index=index, last=last, sealed=bytes(size))
+    assert encode(Chunk(file, index, last, bytes(size))) == pb.FileFrame(chunk=chunk).SerializeToString()
