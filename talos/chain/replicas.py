@@ -103,11 +103,9 @@ class Replicas:
 
     async def _agree(self, peer: PeerId, chain_id: bytes) -> Status:
         """On the stream that is there, or one for this."""
-        async with trio.open_nursery() as nursery:
+        async with background() as nursery:
             nursery.start_soon(self.service.talk_with, peer, chain_id)
-            status = await self.service.agree(peer, chain_id)
-            nursery.cancel_scope.cancel()
-        return status
+            return await self.service.agree(peer, chain_id)
 
     async def _chain_of(self, peer: PeerId) -> bytes:
         """The id of the peer's own chain, of which there is a copy from now on."""

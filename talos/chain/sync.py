@@ -260,7 +260,9 @@ class ChainService:
 
     async def _converse(self, stream: Stream) -> None:
         side: _Side | None = None
-        frames = _Frames(stream, self._limits, lambda: side is not None and side.core.machine.expects(stream.connection.remote_peer))
+        frames = _Frames(
+            stream, self._limits, lambda: side is not None and side.core.machine.expects(stream.connection.remote_peer)
+        )
         with trio.fail_after(self._limits.first_seconds):
             first = await frames.next()
         side = self._about(first, stream.connection.remote_peer)
@@ -347,7 +349,10 @@ class ChainService:
     async def agree(self, peer: PeerId, chain_id: bytes) -> Status:
         """Waits until we hold all that the peer has shown. RemoteProtocolError where it shows nothing, or falsely."""
         side = self._sides[chain_id]
+        side.faults.pop(peer, None)
         while True:
+            if self._banned.get(peer, -1.0) > trio.current_time():
+                raise RemoteProtocolError(f"peer {peer} broke the rules too often of late")
             talk = side.talks.get(peer)
             if talk is not None and talk.denied:
                 raise LocalProtocolError(f"peer {peer} does not let us read the chain")
