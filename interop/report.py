@@ -19,9 +19,11 @@ __all__ = ["as_json", "counts", "line", "markdown"]
 REASON_CHARACTERS = 300
 NETWORKS = (
     "A DHT pair puts a value, gets it, provides and finds a provider. In the mixed network 12 servers know one Talos",
-    "node to begin with; with each peer, what one puts or provides the other finds, both ways, and peers that only",
-    "Talos nodes are connected to are found through them. A gossip pair sends ten signed messages of 2 KiB; in the",
-    "mixed mesh each implementation publishes ten, and every node tells of every one, once, by its author.",
+    "node to begin with; with each peer, what one puts or provides the other finds, both ways, and hidden peers, which",
+    "only Talos nodes are connected to, are found through them: those sought that have a Talos node among the three",
+    "nearest, where every lookup has to ask. A gossip pair sends ten signed messages of 2 KiB; in the mixed mesh each",
+    "implementation publishes ten, and every node tells of every one, once, by its author; Talos counts copies left",
+    "unsent because of IDONTWANT, and peers that it dialled because a PRUNE named them.",
 )
 NETWORK_RESULTS = ("network", "gossip", "mesh", "features")
 
