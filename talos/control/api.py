@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -137,9 +138,14 @@ class Api:
     def _count(self, change: int) -> None:
         self._streams += change
 
-    async def _down(self, request: Request) -> Response:  # noqa: ARG002 - every route is given one
+    async def _down(self, request: Request) -> Response:
+        await request.body()  # whoever still sends it would find a closed socket
+        response = _json({}, status=202)
+        response.background = BackgroundTask(self._stop_soon)  # it has been sent by then
+        return response
+
+    async def _stop_soon(self) -> None:
         self._stop()
-        return _json({}, status=202)
 
     def _check_open(self) -> None:
         if self.closed or self._operations.closing:
