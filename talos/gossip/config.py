@@ -47,11 +47,16 @@ def _check(holds: bool, what: str) -> None:  # noqa: FBT001 - an assertion
         raise ConfigError(f"gossip: {what}")
 
 
+_OFF_AT_ZERO = frozenset(("d_lazy", "gossip_factor", "prune_peers", "opportunistic_graft_peers"))
+"""Zero switches off what these count."""
+
+
 def _check_positive(config: object) -> None:
     for entry in fields(config):  # type: ignore[arg-type] # always a dataclass
         value = getattr(config, entry.name)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            _check(math.isfinite(value) and value > 0, f"{entry.name} must be finite and above 0")
+            least = value >= 0 if entry.name in _OFF_AT_ZERO else value > 0
+            _check(math.isfinite(value) and least, f"{entry.name} must be finite and above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

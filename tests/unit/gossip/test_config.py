@@ -43,6 +43,7 @@ def test_the_defaults_are_those_of_the_text() -> None:
         lambda: GossipConfig(unsubscribe_backoff=0.5),
         lambda: GossipConfig(graft_flood_threshold=61.0),
         lambda: GossipConfig(heartbeat_interval=0.0),
+        lambda: GossipConfig(d_lazy=-1),
         lambda: GossipConfig(seen_ttl=float("inf")),
         lambda: GossipLimits(peers=0),
         lambda: GossipLimits(control_bytes=1 << 21),
@@ -54,6 +55,11 @@ def test_the_defaults_are_those_of_the_text() -> None:
 def test_what_makes_no_sense_is_refused(wrong: Any) -> None:
     with pytest.raises(ConfigError, match="gossip"):
         wrong()
+
+
+def test_gossip_and_peer_exchange_can_be_switched_off() -> None:
+    config = GossipConfig(d_lazy=0, gossip_factor=0.0, prune_peers=0, opportunistic_graft_peers=0)
+    assert config.gossip_factor == 0
 
 
 def test_lax_policies_need_a_word() -> None:
