@@ -182,10 +182,17 @@ class Messaging:
         `open_messaging` does.
         """
         await self._composer.begin(directory)
+        await self._count_seen()
         try:
             await self._mend(self._state.store.unrecorded())
         except AuditError as error:
             _log.warning("what a crash left cannot be recorded yet: %s", error)
+
+    async def _count_seen(self) -> None:
+        """Forgets ids that are so old that the clock refuses them, and says how many are left."""
+        state, before = self._state, self._intake.seen
+        left = await state.store.database.write(partial(state.store.forget_seen, now_ms=state.now_ms()))
+        self._intake.seen += left - before
 
     async def _mend(self, messages: Sequence[StoredMessage]) -> None:
         """Records what is not recorded; one by one, as the log may refuse one of them alone."""
@@ -384,7 +391,7 @@ class Messaging:
         left: set[int] = set()
         while True:
             now = self._state.now_ms()
-            self._intake.seen = await store.database.write(partial(store.forget_seen, now_ms=now))
+            await self._count_seen()
             while await store.database.write(partial(store.wipe, now_ms=now)):
                 pass
             unrecorded = store.unrecorded()

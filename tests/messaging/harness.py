@@ -20,7 +20,7 @@ from talos.messaging.people import WalletKeys
 from talos.messaging.service import open_messaging
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from talos.abc import AuditEntry, RecordStore
@@ -146,3 +146,12 @@ async def texts(messaging: Messaging, count: int) -> list[str]:
         incoming = await received.receive()
         found.append(incoming.body.decode() + (f" ({incoming.mark})" if incoming.mark else ""))
     return found
+
+
+async def until(reached: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Returns when it is so; the store's thread goes by real time."""
+    with trio.fail_after(seconds):
+        while True:
+            if reached():
+                return
+            await trio.sleep(0.01)
