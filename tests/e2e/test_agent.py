@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +115,28 @@ def checked(line: str) -> dict[str, Any]:
     schema = Path(talos_cli.__file__).with_name("schema") / f"{found['kind']}.json"
     Draft202012Validator(json.loads(schema.read_text())).validate(found)
     return found
+
+
+def told(agent: subprocess.Popen[str], kind: str, **values: object) -> dict[str, Any]:
+    """The next event of that kind and those values that the agent prints."""
+    assert agent.stdout is not None
+    with contextlib.closing(_Watchdog(agent)):
+        for line in agent.stdout:
+            event = checked(line)
+            if event["kind"] == kind and values.items() <= event.items():
+                return event
+    pytest.fail(f"no {kind} was told")
+
+
+class _Watchdog:
+    """Ends an agent that says nothing."""
+
+    def __init__(self, agent: subprocess.Popen[str]) -> None:
+        self._timer = threading.Timer(SECONDS, agent.kill)
+        self._timer.start()
+
+    def close(self) -> None:
+        self._timer.cancel()
 
 
 # -- commands at once
@@ -289,6 +312,9 @@ def test_an_agent_lends_for_as_long_as_the_command_lasts(shared: Shared, tmp_pat
     assert "lent already" in talos(home, "mcp-serve", "--authorized-peer", bob, "--command", "cat").stderr
     done = talos(other, "mcp-connect", addr, input=ping, stdin=None)
     assert json.loads(done.stdout)["result"] == str(where)
+    call = told(shared.process, "call", method="ping")
+    assert (call["peer_id"], call["server"], call["ok"]) == (bob, "default", True)
+    assert told(shared.process, "block")["height"] == call["block"]
     lending.terminate()
     lending.communicate(timeout=SECONDS)
     assert lending.returncode == 143
