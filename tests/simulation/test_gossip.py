@@ -24,7 +24,7 @@ def test_more_churn_than_that() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in scenes(NODES) if name not in PEACEFUL])
-def test_under_attack_nearly_everything_is(name: str) -> None:
+def test_gs09_under_attack_nearly_everything_is_delivered(name: str) -> None:
     for outcome in play(name, NODES)[0]:
         assert outcome.delivery >= 0.999, outcome
         assert outcome.p99 <= 6, outcome
