@@ -6,7 +6,6 @@ import itertools
 import logging
 import time
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
@@ -14,12 +13,11 @@ import trio
 from talos.abc import AuditReceipt, EntryKind
 from talos.chain import old_log as old_log_file
 from talos.chain import proving
+from talos.chain.block import Item, Prepared
 from talos.chain.checkpoint import verifiers_of
 from talos.chain.core import Core
-from talos.chain.driver import now
-from talos.chain.entry import Entry, commit
+from talos.chain.entry import Committer, Entry
 from talos.chain.opening import open_store
-from talos.chain.reading import Row
 from talos.chain.receipt import Receipt, check_receipt, sign_receipt
 from talos.chain.replicas import Replicas, SyncResult, open_replicas
 from talos.errors import AuditError, ChainInUse, LocalProtocolError
@@ -27,7 +25,7 @@ from talos.host.block import background
 from talos.identity.peer_id import PeerId
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
     from talos.abc import AuditEntry, Host, SignedReceipt
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
     from talos.chain.entry import Committed, Kind
     from talos.chain.opening import OpenChain
     from talos.chain.proof import LogProof
-    from talos.errors import ChainError
 
 __all__ = ["Chain", "open_chain", "open_slot"]
 
@@ -46,14 +43,6 @@ SEAL_AT_CLOSE_SECONDS = 2.0
 TAKE_OVER_ENTRIES = 256
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True, eq=False)
-class _Flight:
-    """Entries on their way to the disk."""
-
-    done: trio.Event = field(default_factory=trio.Event)
-    error: ChainError | None = None
 
 
 class Chain:
@@ -72,10 +61,10 @@ class Chain:
         self._keys = keys
         self._box = opened.boxes
         self._me = PeerId.from_key(keys.identity.public_key).to_bytes()
-        self._flights: dict[bytes, _Flight] = {}
-        self.core = Core(opened, config, self._durable)
+        self._commit = Committer(opened.boxes.k_priv).commit
+        self.core = Core(opened, config)
         self.machine, self.driver = self.core.machine, self.core.driver
-        self._writer, self._boxes = self.core.writer, self.core.boxes
+        self._recorder, self._writer = self.core.recorder, self.core.writer
         self._replicas: Replicas | None = None
 
     # -- What it is
@@ -101,12 +90,12 @@ class Chain:
     @property
     def count(self) -> int:
         """Entries that are durable or about to be, the chain's own included."""
-        return self.machine.tip.header.log_size + len(self._boxes)
+        return self.machine.tip.header.log_size + self.machine.waiting + self._recorder.waiting
 
     @property
     def queued(self) -> int:
         """Entries that wait for the disk."""
-        return len(self._flights)
+        return self._recorder.waiting
 
     def header(self, which: bytes | int) -> Stored | None:
         """By id or height, checked; None when there is no such block."""
@@ -128,7 +117,7 @@ class Chain:
             "log_size": tip.header.log_size,
             "log_root": tip.header.log_root.hex(),
             "total_work": str(tip.total_work),
-            "mempool": len(self._boxes),
+            "mempool": self.machine.waiting,
             "min_index": self.machine.min_index,
             "frozen": self.frozen,
             "failed": None if self._writer.stopped is None else str(self._writer.stopped),
@@ -138,24 +127,17 @@ class Chain:
     # -- Recording
 
     async def record(self, entry: AuditEntry) -> AuditReceipt:
-        return (await self.record_many((entry,)))[0]
+        await trio.lowlevel.checkpoint_if_cancelled()
+        made = self._commit(entry)
+        prepared, box = self._prepare(entry, made)
+        (duplicate,) = await self._recorder.record((prepared,), (box,))
+        return AuditReceipt(made.leaf, duplicate, self._promise(entry, made))
 
     async def record_many(self, entries: Sequence[AuditEntry]) -> Sequence[AuditReceipt]:
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._writer.stopped is not None:
-            raise self._writer.stopped.__class__(*self._writer.stopped.args) from self._writer.stopped
-        made = [commit(entry, self._box.k_priv) for entry in entries]
-        flight = _Flight()
-        rows, duplicates, others = self._admit(entries, made, flight)
-        if rows:
-            others.append(flight)
-            if self._writer.append(rows, self._settled(flight, rows)):
-                await trio.lowlevel.cancel_shielded_checkpoint()  # others get their turn though nothing was waited for
-            self.driver.kick()
-        for other in others:
-            await other.done.wait()
-            if other.error is not None:
-                raise other.error.__class__(*other.error.args) from other.error
+        made = [self._commit(entry) for entry in entries]
+        prepared = [self._prepare(entry, item) for entry, item in zip(entries, made, strict=True)]
+        duplicates = await self._recorder.record([one for one, _ in prepared], [box for _, box in prepared])
         return [
             AuditReceipt(item.leaf, duplicate, self._promise(entry, item))
             for item, entry, duplicate in zip(made, entries, duplicates, strict=True)
@@ -173,15 +155,7 @@ class Chain:
     async def note(self, kind: Kind, fields: tuple[bytes, ...]) -> None:
         """Records something of the chain itself; in a block on return."""
         entry = Entry(kind, time.time_ns() // 1_000_000, fields).encode()
-        admitted = self.machine.admit(entry, b"", now())
-        flight = _Flight()
-        rows = [Row(admitted.key, entry, b"", b"")]
-        self._boxes[admitted.key] = b""
-        self._flights[admitted.key] = flight
-        self._writer.append(rows, self._settled(flight, rows))
-        await flight.done.wait()
-        if flight.error is not None:
-            raise flight.error
+        await self._recorder.record((Prepared.of(Item(entry)),), (b"",))
         await self.seal()
 
     async def sync(self, peer: PeerId | None = None) -> SyncResult:
@@ -206,31 +180,11 @@ class Chain:
         await self.seal()
         return proving.log_proof(self._reading, self._opened.params, ident, key=self._opened.key)
 
-    def _admit(
-        self, entries: Sequence[AuditEntry], made: Sequence[Committed], flight: _Flight
-    ) -> tuple[list[Row], list[bool], list[_Flight]]:
-        """What is new, which are repeated, and the flights that repeated ones have to wait for."""
-        rows: list[Row] = []
-        duplicates, others = [], []
-        moment = now()
-        try:
-            for facts, item in zip(entries, made, strict=True):
-                sealed, extra = self._kept(facts)
-                admitted = self.machine.admit(item.entry, sealed, moment)
-                duplicates.append(admitted.duplicate)
-                if not admitted.duplicate:
-                    box = self._box.seal(item.entry, item.leaf, item.meta, extra) if item.meta or extra else b""
-                    rows.append(Row(admitted.key, item.entry, sealed, box))
-                    self._boxes[admitted.key] = box
-                    self._flights[admitted.key] = flight
-                else:
-                    other = self._flights.get(admitted.key)
-                    if other is not None and other is not flight:
-                        others.append(other)
-        except BaseException:
-            self._withdraw(rows)
-            raise
-        return rows, duplicates, others
+    def _prepare(self, facts: AuditEntry, made: Committed) -> tuple[Prepared, bytes]:
+        """The item for the block, and the box that opens it."""
+        sealed, extra = self._kept(facts)
+        box = self._box.seal(made.entry, made.leaf, made.meta, extra) if made.meta or extra else b""
+        return Prepared(made.key, Item(made.entry, sealed), made.leaf, made.sealed_hash or None), box
 
     def _kept(self, facts: AuditEntry) -> tuple[bytes, bytes]:
         """The blob for the block, and what goes into our box."""
@@ -239,30 +193,6 @@ class Chain:
         if facts.kind in TUNNEL_KINDS:
             return b"", facts.sealed
         return (facts.sealed if self._config.store_sealed else b""), b""
-
-    def _settled(self, flight: _Flight, rows: Sequence[Row]) -> Callable[[ChainError | None], None]:
-        def settle(error: ChainError | None) -> None:
-            for row in rows:
-                self._flights.pop(row.key, None)
-            if error is not None:
-                self._withdraw(rows)
-            flight.error = error
-            flight.done.set()
-
-        return settle
-
-    def _withdraw(self, rows: Sequence[Row]) -> None:
-        self.machine.withdraw([row.key for row in rows])
-        for row in rows:
-            self._boxes.pop(row.key, None)
-            self._flights.pop(row.key, None)
-
-    async def _durable(self, keys: Iterable[bytes]) -> None:
-        """Waits until these own entries are on the disk: no block comes before them. AuditError when they cannot be."""
-        for flight in {self._flights[key] for key in keys if key in self._flights}:
-            await flight.done.wait()
-            if flight.error is not None:
-                raise flight.error.__class__(*flight.error.args) from flight.error
 
     def _promise(self, entry: AuditEntry, item: Committed) -> SignedReceipt | None:
         if entry.kind is not EntryKind.RECEIVED:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from talos.chain.entry import inspect, leaf_hash, sealed_hash
 from talos.chain.merkle import merkle_root
@@ -39,6 +39,7 @@ __all__ = [
     "Draft",
     "Header",
     "Item",
+    "Prepared",
     "block_id",
     "body_hash",
     "check_signature",
@@ -160,6 +161,27 @@ class Item:
         return replace(self, sealed=b"") if self.sealed else self
 
 
+class Prepared(NamedTuple):
+    """An item with what a block's hashes and a chain's index take of it."""
+
+    key: bytes
+    item: Item
+    leaf: bytes
+    sealed_hash: bytes | None
+    """What the entry names, whether or not the blob is attached."""
+
+    @classmethod
+    def of(cls, item: Item) -> Self:
+        """LocalProtocolError for what is no entry, or a blob that is not the one it names."""
+        try:
+            found = inspect(item.entry)
+        except ProofInvalid as error:
+            raise LocalProtocolError(f"no entry for a block: {error}") from error
+        if item.sealed_len and (item.pruned or sealed_hash(item.sealed) != found.sealed_hash):
+            raise LocalProtocolError("the blob is not the one that its entry names")
+        return cls(found.key24, item, leaf_hash(item.entry), found.sealed_hash)
+
+
 def body_hash(items: Sequence[Item], hashes: Sequence[bytes | None] | None = None) -> bytes:
     """`hashes`, the blob hashes that the entries name, spare reading them out; they count where a blob is attached."""
     if hashes is None:
@@ -190,13 +212,11 @@ class BodyDigest:
 
 def encode_items(items: Sequence[Item]) -> bytes:
     """Per item lp(entry) ‖ u32 sealed_len ‖ sealed, as a store and archives keep them; pruned blobs leave nothing."""
-    return b"".join(
-        part
-        for item in items
-        for part in (
-            len(item.entry).to_bytes(2, "big"), item.entry, item.sealed_len.to_bytes(4, "big"), item.sealed,
-        )
-    )  # fmt: skip
+    parts: list[bytes] = []
+    for item in items:
+        entry = item.entry
+        parts += (len(entry).to_bytes(2, "big"), entry, item.sealed_len.to_bytes(4, "big"), item.sealed)
+    return b"".join(parts)
 
 
 def decode_items(data: bytes, *, pruned: bool = False) -> list[Item]:
@@ -279,7 +299,7 @@ class Draft:
     @classmethod
     def build(
         cls,
-        items: Sequence[Item],
+        items: Sequence[Prepared],
         *,
         chain_id: bytes,
         height: int,
@@ -290,20 +310,10 @@ class Draft:
         author_pk: bytes,
         parent_work: int,
     ) -> Self:
-        """The block of `items` behind the tree of `frontier`, which is left as it was.
-
-        LocalProtocolError for an entry or blob that no block may hold.
-        """
-        try:
-            found = [inspect(item.entry) for item in items]
-        except ProofInvalid as error:
-            raise LocalProtocolError(f"no entry for a block: {error}") from error
+        """The block of `items` behind the tree of `frontier`, which is left as it was."""
         if not items:
             raise LocalProtocolError("no block is empty")
-        for item, entry in zip(items, found, strict=True):
-            if item.sealed_len and (item.pruned or sealed_hash(item.sealed) != entry.sealed_hash):
-                raise LocalProtocolError("the blob is not the one that its entry names")
-        leaves = tuple(leaf_hash(item.entry) for item in items)
+        keys, bare, leaves, hashes = zip(*items, strict=True)
         grown = frontier.copy()
         grown.extend(leaves)
         header = Header(
@@ -313,14 +323,13 @@ class Draft:
             time_ms=time_ms,
             pow_bits=bits,
             n_items=len(items),
-            body_hash=body_hash(items, [entry.sealed_hash for entry in found]),
+            body_hash=body_hash(bare, hashes),
             entries_root=merkle_root(leaves),
             log_size=grown.size,
             log_root=grown.root(),
             author_pk=author_pk,
         )
-        keys = tuple(entry.key24 for entry in found)
-        return cls(header=header, items=tuple(items), leaves=leaves, keys=keys, parent_work=parent_work)
+        return cls(header=header, items=bare, leaves=leaves, keys=keys, parent_work=parent_work)
 
     def finish(self, nonce: int, key: PrivateKey) -> Checked:
         """The block with its proof of work, signed. LocalProtocolError when the nonce is none."""

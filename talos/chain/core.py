@@ -11,11 +11,10 @@ from talos.chain.driver import Driver
 from talos.chain.effects import Effect
 from talos.chain.machine import ChainMachine, MachineConfig
 from talos.chain.reading import Reading
+from talos.chain.recording import Recorder
 from talos.chain.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
-
     from talos.chain.config import ChainConfig
     from talos.chain.messages import Response
     from talos.chain.opening import OpenChain
@@ -34,13 +33,12 @@ class Core:
         self,
         opened: OpenChain,
         config: ChainConfig,
-        durable: Callable[[Iterable[bytes]], Awaitable[None]] | None = None,
     ) -> None:
         self.params = opened.params
         self.store = opened.store
         self.reading = opened.store.reading
         self.k_priv = opened.boxes.k_priv if opened.boxes is not None else None
-        self.writer = Writer(self.store.append, group_entries=config.group_entries, group_bytes=config.group_bytes)
+        self.writer = Writer(self.store.append)
         self.serving = Reading.open(self.store.path)
         """For what is read in threads."""
         self.serving_limit = trio.CapacityLimiter(1)
@@ -72,20 +70,21 @@ class Core:
             self.machine,
             self.writer,
             boxes=self.boxes,
-            durable=durable or _nothing_waits,
             retry_seconds=config.retry_seconds,
         )
         self.driver.hears = self.tell
+        self.recorder = Recorder(self.driver, self.store, self.writer, boxes=self.boxes, config=config)
         self._listeners: set[trio.MemorySendChannel[Effect]] = set()
         self.responses: dict[int, Response] = {}
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.writer.run)
+            nursery.start_soon(self.recorder.run)
             nursery.start_soon(self.driver.run)
 
     def close(self) -> None:
         """Writes what was handed over. Idempotent."""
+        self.recorder.close()
         self.writer.close()
         self.serving.close()
         self.store.close()
@@ -106,7 +105,3 @@ class Core:
 
     def answered(self, response: Response) -> None:
         self.responses[response.id] = response
-
-
-async def _nothing_waits(_: Iterable[bytes]) -> None:
-    await trio.lowlevel.checkpoint()

@@ -39,7 +39,7 @@ from talos.chain.reading import Row
 from talos.errors import ChainError, StoreFull
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from talos.chain.block import Checked
     from talos.chain.machine import ChainMachine
@@ -70,24 +70,24 @@ class Driver:
         writer: Writer,
         *,
         boxes: dict[bytes, bytes],
-        durable: Callable[[Iterable[bytes]], Awaitable[None]],
         retry_seconds: float,
     ) -> None:
         self.machine = machine
         self.hears: Callable[[Effect], None] = lambda _: None
+        self.durable: Callable[[Iterable[bytes]], Awaitable[None]] = _nothing_waits
+        """Waits until own entries are on the disk: no block comes before them."""
         self._opened = opened
         self._store = opened.store
         self._writer = writer
         self._boxes = boxes
         """What opens the entries that are in no block yet."""
-        self._durable = durable
         self._retry_seconds = retry_seconds
         self._news = trio.Event()
         self._send_disk, self._receive_disk = trio.open_memory_channel[Effect](MAX_WAITING_EFFECTS)
         self._send_mine, self._receive_mine = trio.open_memory_channel[Mine](MAX_WAITING_EFFECTS)
         self._mining: dict[object, trio.CancelScope] = {}
         self._noted = -NOTE_SECONDS
-        self._sealed = trio.Condition()
+        self._sealed = trio.Event()
 
     def kick(self) -> None:
         """Something has changed that the machine may want to act on."""
@@ -124,11 +124,33 @@ class Driver:
         """Everything that waited at the call is in a block on return. AuditError when the disk refuses."""
         keys = set(self._boxes)
         while keys & self._boxes.keys():
-            if self._writer.stopped is not None:
-                raise self._writer.stopped.__class__(*self._writer.stopped.args)
+            self._writer.check()
             self.do(self.machine.seal(now(), force=True))
-            async with self._sealed:
-                await self._sealed.wait()
+            await self._sealed.wait()
+
+    async def seal_group(self, new: int) -> Checked | None:
+        """A block of what waits, where so many new entries are worth one at once, to be persisted in the same turn."""
+        for effect in self.machine.seal_group(new, now()):
+            if not isinstance(effect, Mine):
+                self.do([effect])
+                continue
+            nonce = await mine(effect.draft.header)
+            for found in self.machine.mined(effect.ticket, nonce, now()):
+                assert isinstance(found, Persist)
+                return found.blocks[0]
+        return None
+
+    async def persist_group(self, block: Checked, boxes: Mapping[bytes, bytes], rest: Sequence[Row]) -> None:
+        """The block of `seal_group`, and rows of what waits on, in one transaction. ChainError: nothing is there."""
+        note = self._note(block)
+        try:
+            await self._writer.in_thread(self._persist_now, (block,), boxes, note, rest)
+        except BaseException:
+            self.machine.persist_failed()
+            raise
+        self._persisted((block,), note)
+        self.do(self.machine.persisted(now()))
+        self._tell_sealed()
 
     async def finish(self) -> None:
         """Seals what waits, and signs where the chain ends: the next opening misses nothing that was here."""
@@ -190,8 +212,12 @@ class Driver:
             else:
                 if isinstance(effect, Persist | Replace):
                     self.do(self.machine.persisted(now()))
-            async with self._sealed:
-                self._sealed.notify_all()
+            self._tell_sealed()
+
+    def _tell_sealed(self) -> None:
+        """Whoever waits for a block looks again."""
+        self._sealed.set()
+        self._sealed = trio.Event()
 
     async def _write(self, effect: Effect) -> None:
         store, alone = self._store, self._writer.alone
@@ -211,20 +237,28 @@ class Driver:
 
     async def _persist(self, blocks: tuple[Checked, ...]) -> None:
         keys = [key for block in blocks for key in block.keys]
-        await self._durable(keys)
+        await self.durable(keys)
         boxes = {key: self._boxes[key] for key in keys if key in self._boxes}
         note = self._note(blocks[-1])
         await self._writer.alone(self._persist_now, blocks, boxes, note)
+        self._persisted(blocks, note)
+
+    def _persisted(self, blocks: tuple[Checked, ...], note: tuple[int, bytes] | None) -> None:
         if note is not None:
             self.machine.checkpoint = note[1]
-        for key in keys:
-            self._boxes.pop(key, None)
+        for block in blocks:
+            for key in block.keys:
+                self._boxes.pop(key, None)
 
     def _persist_now(
-        self, blocks: tuple[Checked, ...], boxes: Mapping[bytes, bytes], note: tuple[int, bytes] | None
+        self,
+        blocks: tuple[Checked, ...],
+        boxes: Mapping[bytes, bytes],
+        note: tuple[int, bytes] | None,
+        rest: Sequence[Row] = (),
     ) -> None:
         """In the writer's thread: what was committed is committed, though HEAD may have to wait."""
-        self._store.persist(blocks, boxes, note)
+        self._store.persist(blocks, boxes, note, rest)
         if note is not None:
             try:
                 self._store.write_head(note[1])
@@ -252,3 +286,7 @@ class Driver:
             return
         await trio.sleep(self._retry_seconds)
         self.kick()
+
+
+async def _nothing_waits(_: Iterable[bytes]) -> None:
+    await trio.lowlevel.checkpoint()

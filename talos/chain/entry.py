@@ -25,11 +25,13 @@ from talos.errors import LocalProtocolError, ProofInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from hashlib import _Hash as HASH
 
     from talos.abc import AuditEntry, SignedReceipt
 
 __all__ = [
     "Committed",
+    "Committer",
     "Entry",
     "Inspected",
     "Kind",
@@ -55,6 +57,13 @@ SIGNATURE_BYTES = 64
 HASH_BYTES = 32
 KEY_BYTES = 24
 NO_HASH = bytes(HASH_BYTES)
+
+_SALT_DOMAIN = b"talos/salt/v1\n"
+_PARTY_DOMAIN = b"talos/party/v1\n"
+_HMAC_BLOCK = 64
+_ID_LP: Final = ID_BYTES.to_bytes(2, "big")
+_PARTY_LP: Final = PARTY_BYTES.to_bytes(2, "big")
+_BYTE: Final = tuple(bytes((value,)) for value in range(256))
 
 _HEAD: Final = struct.Struct(">BBQ")
 _META_TAIL: Final = struct.Struct(">BQQ")
@@ -221,13 +230,7 @@ class Meta:
 
     def encode(self) -> bytes:
         """LocalProtocolError where a value does not fit its field."""
-        if len(self.msg_id) != ID_BYTES:
-            raise LocalProtocolError(f"a message id has {ID_BYTES} bytes, not {len(self.msg_id)}")
-        try:
-            tail = _META_TAIL.pack(self.type, self.size, self.sent_ms)
-        except struct.error as error:
-            raise LocalProtocolError(f"type, size or time do not fit an entry's meta: {error}") from error
-        return b"".join((b"\x01", self.msg_id, _lp(self.sender), _lp(self.recipient), tail, _lp(self.detail)))
+        return _encode_meta(self)
 
     @classmethod
     def decode(cls, data: bytes) -> Meta:
@@ -248,8 +251,7 @@ class Meta:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(NamedTuple):
     """Facts as the log keeps them: the entry's bytes, and what opens it."""
 
     entry: bytes
@@ -284,7 +286,7 @@ def receipt_hash(receipt: SignedReceipt) -> bytes:
 
 def salt(k_priv: bytes, kind: int, meta: bytes) -> bytes:
     """What, shown together with `meta`, opens one commitment and no other."""
-    return hmac.digest(k_priv, b"talos/salt/v1\n" + bytes((kind,)) + meta, "sha256")
+    return hmac.digest(k_priv, _SALT_DOMAIN + bytes((kind,)) + meta, "sha256")
 
 
 def meta_commit(salt: bytes, meta: bytes) -> bytes:
@@ -293,7 +295,7 @@ def meta_commit(salt: bytes, meta: bytes) -> bytes:
 
 def party(k_priv: bytes, direction: int, msg_id: bytes, counterparty: bytes) -> bytes:
     """The counterparty, for those alone who hold `k_priv` or know all of these."""
-    text = b"talos/party/v1\n" + bytes((direction,)) + msg_id + counterparty
+    text = _PARTY_DOMAIN + bytes((direction,)) + msg_id + counterparty
     return hmac.digest(k_priv, text, "sha256")[:PARTY_BYTES]
 
 
@@ -317,33 +319,64 @@ def open_meta(entry: Entry, meta: bytes, k_priv: bytes) -> Meta:
 
 
 def commit(facts: AuditEntry, k_priv: bytes) -> Committed:
-    """Makes the entry of what a protocol hands in.
+    """As `Committer.commit`, once."""
+    return Committer(k_priv).commit(facts)
 
-    LocalProtocolError when a field is missing for the kind, too long, or when blob and hash do not belong together.
-    """
-    kind = Kind(facts.kind)
-    meta = Meta(
-        msg_id=facts.msg_id,
-        sender=facts.sender,
-        recipient=facts.recipient,
-        type=facts.type,
-        size=facts.size,
-        sent_ms=facts.sent_ms,
-        detail=facts.detail,
-    ).encode()
-    hidden = party(k_priv, facts.direction, facts.msg_id, facts.counterparty)
-    fields = (facts.msg_id, hidden, *_kind_fields(kind, facts, meta_commit(salt(k_priv, kind, meta), meta)))
+
+class Committer:
+    """Makes entries of what protocols hand in; the keyed hashes begin where their key ends."""
+
+    __slots__ = ("_outer", "_party", "_salt")
+
+    def __init__(self, k_priv: bytes) -> None:
+        block = k_priv.ljust(_HMAC_BLOCK, b"\x00")
+        inner = sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = sha256(bytes(byte ^ 0x5C for byte in block))
+        self._salt, self._party = inner.copy(), inner
+        self._salt.update(_SALT_DOMAIN)
+        self._party.update(_PARTY_DOMAIN)
+
+    def commit(self, facts: AuditEntry) -> Committed:
+        """LocalProtocolError when a field is missing for the kind, too long, or when blob and hash do not fit."""
+        kind, msg_id = _KINDS[facts.kind], facts.msg_id
+        meta = _encode_meta(facts)
+        hidden = self._keyed(self._party, _BYTE[facts.direction] + msg_id + facts.counterparty)[:PARTY_BYTES]
+        committed = meta_commit(self._keyed(self._salt, _BYTE[kind] + meta), meta)
+        rest = _kind_fields(kind, facts, committed)
+        try:
+            parts = [_HEAD.pack(VERSION, kind, facts.time_ms), _ID_LP, msg_id, _PARTY_LP, hidden]
+        except struct.error as error:
+            raise LocalProtocolError(f"the time does not fit an entry: {error}") from error
+        for field in rest:
+            parts += (len(field).to_bytes(2, "big"), field)
+        data = b"".join(parts)
+        shape = _SHAPES[kind]
+        if len(data) != shape.length or shape.unpack(data, _HEAD_BYTES) != shape.lengths:
+            raise LocalProtocolError(f"these facts make no {kind.name} entry: a field has another length")
+        key = msg_id + sha256(_BYTE[kind] + hidden).digest()[:8]
+        sealed = b"" if shape.sealed is None else data[shape.sealed]
+        return Committed(data, meta if kind in _META_FIELD else b"", key, leaf_hash(data), hidden, sealed)
+
+    def _keyed(self, begun: HASH, text: bytes) -> bytes:
+        """The rest of an HMAC."""
+        inner, outer = begun.copy(), self._outer.copy()
+        inner.update(text)
+        outer.update(inner.digest())
+        return outer.digest()
+
+
+def _encode_meta(facts: Meta | AuditEntry) -> bytes:
+    if len(facts.msg_id) != ID_BYTES:
+        raise LocalProtocolError(f"a message id has {ID_BYTES} bytes, not {len(facts.msg_id)}")
     try:
-        entry = Entry(kind, facts.time_ms, fields)
-        data = entry.encode()
-    except (ProofInvalid, struct.error) as error:
-        raise LocalProtocolError(f"these facts make no {kind.name} entry: {error}") from error
-    opens = meta if entry.meta_commit is not None else b""
-    return Committed(data, opens, msg_key(entry), leaf_hash(data), hidden, entry.sealed_hash or b"")
+        tail = _META_TAIL.pack(facts.type, facts.size, facts.sent_ms)
+    except struct.error as error:
+        raise LocalProtocolError(f"type, size or time do not fit an entry's meta: {error}") from error
+    return b"".join((b"\x01", facts.msg_id, _lp(facts.sender), _lp(facts.recipient), tail, _lp(facts.detail)))
 
 
 def _kind_fields(kind: Kind, facts: AuditEntry, committed: bytes) -> tuple[bytes, ...]:
-    if kind in {Kind.SENT, Kind.RECEIVED}:
+    if kind is Kind.SENT or kind is Kind.RECEIVED:
         signed = sha256(facts.signature).digest() if facts.signature else NO_HASH
         return (_sealed(facts), committed, signed)
     if kind is Kind.RECEIPT_GOT:

@@ -19,7 +19,7 @@ from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, Self
 
-from talos.chain.block import HASH_BYTES, NO_HASH, SIGNATURE_BYTES, Draft, Item
+from talos.chain.block import HASH_BYTES, NO_HASH, SIGNATURE_BYTES, Draft, Item, Prepared
 from talos.chain.entry import Entry, Kind
 from talos.chain.merkle import Frontier
 from talos.errors import BadSignature, ConfigError, ProofInvalid, RemoteProtocolError
@@ -212,7 +212,7 @@ def genesis_draft(params: Params, *, bits: int | None = None) -> Draft:
     """Block 0, for the first author to mine and sign."""
     config = Entry(Kind.CONFIG, params.created_ms, (params.encode(),)).encode()
     return Draft.build(
-        (Item(config),),
+        (Prepared.of(Item(config)),),
         chain_id=params.chain_id,
         height=0,
         prev_id=NO_HASH,

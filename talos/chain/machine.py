@@ -56,8 +56,9 @@ from talos.chain.validation import MAX_AHEAD_MS
 from talos.errors import LocalProtocolError, ProofInvalid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable, Sequence
 
+    from talos.chain.block import Prepared
     from talos.chain.genesis import Params
     from talos.identity.keys import PrivateKey
 
@@ -183,6 +184,10 @@ class ChainMachine:
         """
         return self._sealing.admit(entry, sealed, now)
 
+    def admit_all(self, entries: Sequence[Prepared], known: Container[bytes], now: Now) -> list[bool]:
+        """As `admit`, all or none, and which are there already; `known` has those whose key the chain holds."""
+        return self._sealing.admit_all(entries, known, now)
+
     def withdraw(self, keys: Iterable[bytes]) -> None:
         """These were not made durable."""
         self._sealing.withdraw(keys)
@@ -192,10 +197,22 @@ class ChainMachine:
         due = self._seal_time()
         return self._sealing.draft(now) if due is not None and (force or due <= now.seconds) else []
 
+    def seal_group(self, new: int, now: Now) -> list[Effect]:
+        """A draft of what waits, where so many new entries are worth a block at once; else nothing."""
+        return self._sealing.draft(now) if self._may_seal and self._sealing.worth_a_block(new) else []
+
+    @property
+    def _may_seal(self) -> bool:
+        return self._writing is None and not self._following.holds_sealing and self._sealing.possible
+
     def _seal_time(self) -> float | None:
         """None while nothing waits or may be sealed."""
-        blocked = self._writing is not None or self._following.holds_sealing or not self._sealing.possible
-        return None if blocked else self._sealing.due()
+        return self._sealing.due() if self._may_seal else None
+
+    def is_due(self, now: Now) -> bool:
+        """Whether what waits is to be sealed now."""
+        due = self._seal_time()
+        return due is not None and due <= now.seconds
 
     def mined(self, ticket: int, nonce: int, _now: Now) -> list[Effect]:
         """The draft's nonce; nothing when the draft has lost its place meanwhile."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from talos.chain.block import ITEM_OVERHEAD, SIGNED_HEADER_BYTES, Item
+from talos.chain.block import ITEM_OVERHEAD, SIGNED_HEADER_BYTES, Item, Prepared
 from talos.errors import EntryConflict, LocalProtocolError, MempoolFull
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ __all__ = ["Mempool"]
 
 
 class _Waiting(NamedTuple):
-    item: Item
+    prepared: Prepared
     since: float
 
 
@@ -40,47 +40,49 @@ class Mempool:
         """Since when the oldest waits."""
         return next(iter(self._entries.values())).since if self._entries else None
 
-    def items(self) -> list[Item]:
-        """All of them, oldest first."""
-        return [waiting.item for waiting in self._entries.values()]
+    def keys(self) -> list[bytes]:
+        """Of all of them, oldest first."""
+        return list(self._entries)
 
     def holds(self, key: bytes, entry: bytes) -> bool:
         """Whether this very entry waits. EntryConflict when another of the same key does."""
         found = self._entries.get(key)
         if found is None:
             return False
-        if found.item.entry != entry:
+        if found.prepared.item.entry != entry:
             raise EntryConflict("an entry for this message with other content waits already")
         return True
 
-    def add(self, key: bytes, item: Item, since: float) -> None:
-        if len(self._entries) >= self._max_items or self.size + item.size > self._max_bytes:
+    def add(self, prepared: Prepared, since: float) -> None:
+        size = prepared.item.size
+        if len(self._entries) >= self._max_items or self.size + size > self._max_bytes:
             raise MempoolFull(
                 f"{len(self._entries)} entries of {self.size} bytes wait; {self._max_items} entries"
                 f" of {self._max_bytes} bytes may"
             )
-        self.put_back(key, item, since)
+        self._entries[prepared.key] = _Waiting(prepared, since)
+        self.size += size
 
-    def put_back(self, key: bytes, item: Item, since: float) -> None:
+    def put_back(self, prepared: Prepared, since: float) -> None:
         """What has lost its block: it was admitted once, so no limit refuses it now."""
-        if key not in self._entries:
-            self._entries[key] = _Waiting(item, since)
-            self.size += item.size
+        if prepared.key not in self._entries:
+            self._entries[prepared.key] = _Waiting(prepared, since)
+            self.size += prepared.item.size
 
     def remove(self, keys: Iterable[bytes]) -> None:
         for key in keys:
             if (found := self._entries.pop(key, None)) is not None:
-                self.size -= found.item.size
+                self.size -= found.prepared.item.size
 
-    def next_items(self, params: Params) -> list[Item]:
+    def next_items(self, params: Params) -> list[Prepared]:
         """As many of the oldest as one block holds."""
-        chosen: list[Item] = []
+        chosen: list[Prepared] = []
         room = params.max_block - SIGNED_HEADER_BYTES
         for waiting in self._entries.values():
-            room -= waiting.item.size
+            room -= waiting.prepared.item.size
             if room < 0 or len(chosen) == params.max_items:
                 break
-            chosen.append(waiting.item)
+            chosen.append(waiting.prepared)
         return chosen
 
 

@@ -13,17 +13,15 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from talos.chain import schema
-from talos.chain.block import Block, body_hash, decode_items
+from talos.chain.block import Block, Item, Prepared, body_hash, decode_items
 from talos.chain.effects import Stored
 from talos.chain.entry import inspect
 from talos.chain.merkle import Tiles
-from talos.errors import ProofInvalid, StoreCorrupt
+from talos.errors import LocalProtocolError, ProofInvalid, StoreCorrupt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
-
-    from talos.chain.block import Item
 
 __all__ = ["NUMBER_MASK", "POSITION_BITS", "PRUNED", "Reading", "Row"]
 
@@ -164,6 +162,8 @@ class Reading:
         """By number in the log. ProofInvalid: not there, or pruned."""
         stored = self.containing(index)
         if stored is None:
+            if 0 <= index < self.log_size():
+                raise self.corrupt("header", "first_index", f"no block begins where entry {index} could be in it")
             raise ProofInvalid(f"there is no entry {index}")
         header = stored.header
         number = index - (header.log_size - header.n_items)
@@ -227,8 +227,8 @@ class Reading:
         pending = [Row.of(*row) for row in rows]
         for row in pending:
             try:
-                right = inspect(row.entry).key24 == row.key
-            except ProofInvalid:
+                right = Prepared.of(Item(row.entry, row.sealed)).key == row.key
+            except LocalProtocolError:
                 right = False
             if not right:
                 raise StoreCorrupt(f"chain {self.path.parent}: an entry that waits for its block is damaged")

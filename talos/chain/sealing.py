@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from talos.chain.block import Draft, Item
+from talos.chain.block import Draft, Item, Prepared
 from talos.chain.effects import Alarm, AlarmKind, Mine, StopMining
-from talos.chain.entry import inspect, leaf_hash
+from talos.chain.entry import inspect
 from talos.chain.mempool import Mempool, check_item
 from talos.chain.sessions import SyncLimits
 from talos.errors import ChainFrozen, EntryConflict, LocalProtocolError, ProofInvalid, RollbackSuspected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable, Sequence
 
     from talos.chain.block import Checked
     from talos.chain.effects import Effect, Now
@@ -24,6 +24,10 @@ __all__ = ["Admitted", "MachineConfig", "Sealing"]
 
 TURN_SECONDS = 0.5
 """How long each further author of a shared chain lets the one before it seal."""
+
+GROUP_ENTRIES = 64
+"""So many that are written at once are worth a block: then each is written once."""
+GROUP_BITS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +74,7 @@ class Sealing:
         self._key = key
         self._mempool = Mempool(max_items=config.mempool_items, max_bytes=config.mempool_bytes)
         for entry, sealed in pending:
-            self._mempool.put_back(inspect(entry).key24, Item(entry, sealed), 0.0)
+            self._mempool.put_back(Prepared.of(Item(entry, sealed)), 0.0)
         self._ticket = 0
         self._mining: Mine | None = None
 
@@ -81,22 +85,43 @@ class Sealing:
 
     def admit(self, entry: bytes, sealed: bytes, now: Now) -> Admitted:
         """As `ChainMachine.admit`."""
+        item = Item(entry, sealed)
         try:
             key = inspect(entry).key24
         except ProofInvalid as error:
             raise LocalProtocolError(f"this is no entry: {error}") from error
-        if self._mempool.holds(key, entry) or self._is_recorded(key, entry):
-            return Admitted(key, leaf_hash(entry), duplicate=True)
+        known = () if self._state.source.position(key) is None else (key,)
+        check_item(self._state.params, item)
+        prepared = Prepared.of(item)
+        return Admitted(key, prepared.leaf, *self.admit_all((prepared,), known, now))
+
+    def admit_all(self, entries: Sequence[Prepared], known: Container[bytes], now: Now) -> list[bool]:
+        """As `ChainMachine.admit_all`."""
+        pool, params = self._mempool, self._state.params
+        added: list[bytes] = []
+        duplicates = []
+        try:
+            for prepared in entries:
+                key, item, _, _ = prepared
+                duplicate = pool.holds(key, item.entry) or (key in known and self._is_recorded(key, item.entry))
+                duplicates.append(duplicate)
+                if not duplicate:
+                    self._check_author()
+                    check_item(params, item)
+                    pool.add(prepared, now.seconds)
+                    added.append(key)
+        except BaseException:
+            pool.remove(added)
+            raise
+        return duplicates
+
+    def _check_author(self) -> None:
         if self._author is None:
             raise LocalProtocolError("only its authors write to a chain")
         if self._state.frozen_at is not None:
             raise ChainFrozen(f"the chain has two blocks at height {self._state.frozen_at}, and takes nothing more")
         if self._state.rolled_back:
             raise RollbackSuspected("others hold newer blocks of this chain than this copy does")
-        item = Item(entry, sealed)
-        check_item(self._state.params, item)
-        self._mempool.add(key, item, now.seconds)
-        return Admitted(key, leaf_hash(entry), duplicate=False)
 
     def _is_recorded(self, key: bytes, entry: bytes) -> bool:
         if self._state.source.position(key) is None:
@@ -126,8 +151,16 @@ class Sealing:
         if since is None:
             return None
         full = len(self._mempool) >= config.seal_items or self._mempool.size >= config.seal_bytes
-        turn = ((self._author or 0) - (self._state.height + 1)) % len(self._state.params.authors)
-        return (since if full else since + config.seal_seconds) + turn * TURN_SECONDS
+        return (since if full else since + config.seal_seconds) + self._turns * TURN_SECONDS
+
+    @property
+    def _turns(self) -> int:
+        """How many authors of a shared chain come before us."""
+        return ((self._author or 0) - (self._state.height + 1)) % len(self._state.params.authors)
+
+    def worth_a_block(self, entries: int) -> bool:
+        """Whether so many new ones are, whose work is as little as a write's."""
+        return entries >= GROUP_ENTRIES and self._config.bits <= GROUP_BITS and not self._turns
 
     def draft(self, now: Now) -> list[Effect]:
         """The next block, to be mined."""
@@ -170,7 +203,7 @@ class Sealing:
 
     def replaced(self, readmit: Iterable[tuple[bytes, bytes]], now: Now) -> None:
         """Another branch is ours: what of ours is in it waits no longer, what has lost its block does."""
-        waits = [inspect(item.entry).key24 for item in self._mempool.items()]
+        waits = self._mempool.keys()
         self._mempool.remove(key for key in waits if self._state.source.position(key) is not None)
         for entry, sealed in readmit:
-            self._mempool.put_back(inspect(entry).key24, Item(entry, sealed), now.seconds)
+            self._mempool.put_back(Prepared.of(Item(entry, sealed)), now.seconds)

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Store"]
 
-PINNED: Final = {Kind.CONFIG, Kind.PRUNE_NOTICE, Kind.EVIDENCE}
-JOURNAL_BYTES = 4 * 1024 * 1024
-"""A journal that is longer is written back by the writer's thread."""
+PINNED: Final = frozenset(map(int, (Kind.CONFIG, Kind.PRUNE_NOTICE, Kind.EVIDENCE)))
 MAX_EVIDENCE = 1024
+MAX_ASKED = 4096
+"""Keys in one question; SQLite takes 32,766."""
 WAL_HEADER_BYTES = 32
 MAX_LEVELS = 8
 
@@ -92,20 +92,41 @@ class Store:
     def append(self, rows: Sequence[Row]) -> None:
         """Makes entries durable that wait for their block."""
         with self._transaction() as db:
-            db.executemany(
-                "INSERT INTO mempool(k, entry, sealed) VALUES(?,?,?)",
-                [(row.key, row.entry, row.kept()) for row in rows],
-            )
+            self._keep(db, rows)
+
+    @staticmethod
+    def _keep(db: sqlite3.Connection, rows: Sequence[Row]) -> None:
+        db.executemany(
+            "INSERT INTO mempool(k, entry, sealed) VALUES(?,?,?)", [(row.key, row.entry, row.kept()) for row in rows]
+        )
+
+    def known(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Which of these message keys the chain's blocks have. In the writer's turn: its own pages are at hand."""
+        found: set[bytes] = set()
+        try:
+            for at in range(0, len(keys), MAX_ASKED):
+                part = keys[at : at + MAX_ASKED]
+                query = f"SELECT k FROM mid WHERE k IN ({','.join('?' * len(part))})"  # noqa: S608 - question marks
+                found.update(key for (key,) in self._db.execute(query, part))
+        except sqlite3.Error as error:
+            raise schema.translated(error, self.path) from error
+        return found
 
     # -- Blocks
 
     def persist(
-        self, blocks: Sequence[Checked], boxes: Mapping[bytes, bytes], note: tuple[int, bytes] | None = None
+        self,
+        blocks: Sequence[Checked],
+        boxes: Mapping[bytes, bytes],
+        note: tuple[int, bytes] | None = None,
+        waiting: Sequence[Row] = (),
     ) -> None:
-        """Blocks behind the tip, with what opens our entries in them and a checkpoint of the last."""
+        """Blocks behind the tip, what opens our entries in them, a checkpoint of the last, and rows that wait on."""
         with self._transaction() as db:
             for block in blocks:
                 self._insert(db, block, boxes)
+            if waiting:
+                self._keep(db, waiting)
             if note is not None:
                 db.execute("INSERT OR REPLACE INTO checkpoint VALUES(?,?)", note)
 
@@ -190,7 +211,7 @@ class Store:
 
     def tidy(self) -> None:
         """Writes the journal back where it has grown long, so that commits find room in it."""
-        if self._failed is None and self._journal.stat().st_size > JOURNAL_BYTES:
+        if self._failed is None and self._journal.stat().st_size > schema.JOURNAL_BYTES:
             with suppress(sqlite3.Error):  # a full disk shows at the next commit, which tells its caller
                 self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
@@ -202,14 +223,16 @@ class Store:
         )
         pruned = any(item.sealed_len and not item.sealed for item in block.items)
         db.execute("INSERT INTO body VALUES(?,?,?)", (height, PRUNED if pruned else 0, encode_items(block.items)))
-        start = height << POSITION_BITS
-        db.executemany("INSERT INTO mid VALUES(?,?)", [(key, start + n) for n, key in enumerate(block.keys)])
+        start, keys = height << POSITION_BITS, block.keys
+        db.executemany("INSERT INTO mid VALUES(?,?)", sorted(zip(keys, range(start, start + len(keys)), strict=True)))
         tiles = new_tiles(self._inside, first, block.leaves)
         db.executemany("INSERT OR REPLACE INTO tile VALUES(?,?,?)", [(*where, run) for where, run in tiles.items()])
-        pinned = [(start + n, item.entry) for n, item in enumerate(block.items) if inspect(item.entry).kind in PINNED]
-        db.executemany("INSERT INTO pinned VALUES(?,?)", pinned)
-        db.executemany("DELETE FROM mempool WHERE k=?", [(key,) for key in block.keys])
-        kept = [(key, boxes[key]) for key in block.keys if boxes.get(key)]
+        pinned = [(start + n, item.entry) for n, item in enumerate(block.items) if item.entry[1] in PINNED]
+        if pinned:
+            db.executemany("INSERT INTO pinned VALUES(?,?)", pinned)
+        if db.execute("SELECT EXISTS(SELECT 1 FROM mempool)").fetchone()[0]:
+            db.executemany("DELETE FROM mempool WHERE k=?", zip(keys))
+        kept = [(key, box) for key in keys if (box := boxes.get(key))]
         db.executemany("INSERT OR REPLACE INTO receipt VALUES(?,?)", kept)
 
     @staticmethod

@@ -6,7 +6,7 @@ import random
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from talos.chain.block import Checked, Draft, Item
+from talos.chain.block import Checked, Draft, Item, Prepared
 from talos.chain.entry import Entry, Kind
 from talos.chain.genesis import Author, Mode, Params, bind, genesis_draft
 from talos.chain.machine import (
@@ -150,7 +150,7 @@ class Builder:
 
     def draft(self, items: Sequence[Item], *, key: int = 0, bits: int = 8, time_ms: int | None = None) -> Draft:
         return Draft.build(
-            items,
+            [Prepared.of(item) for item in items],
             chain_id=self.params.chain_id,
             height=self.trail.height + 1,
             prev_id=self.trail.block_id,

@@ -15,6 +15,7 @@ from talos.chain.block import (
     Draft,
     Header,
     Item,
+    Prepared,
     body_hash,
     check_signature,
     decode_items,
@@ -126,7 +127,11 @@ def test_a_draft_leaves_the_frontier_as_it_was() -> None:
     params, frontier = make_params(Mode.SHARED, 2), Frontier()
     common: dict[str, Any] = {"chain_id": params.chain_id, "height": 0, "prev_id": bytes(32), "time_ms": 1, "bits": 8}
     draft = Draft.build(
-        [Item(make_entry(1))], frontier=frontier, author_pk=KEYS[0].public_key.data, parent_work=7, **common
+        [Prepared.of(Item(make_entry(1)))],
+        frontier=frontier,
+        author_pk=KEYS[0].public_key.data,
+        parent_work=7,
+        **common,
     )
     assert frontier.size == 0
     assert draft.finish(solve(draft.header.encode()), KEYS[0]).total_work == 7 + 256

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from talos.chain.block import Item
+from talos.chain.block import Item, Prepared
 from talos.chain.entry import leaf_hash, sealed_hash
 from talos.chain.genesis import Mode
 from talos.chain.machine import (
@@ -176,14 +176,18 @@ def test_a_full_mempool_refuses_and_recovers_after_sealing(limits: dict[str, int
     assert not node.admit(3)
 
 
+def waiting(key: bytes, entry: bytes) -> Prepared:
+    return Prepared(key, Item(entry), b"leaf", None)
+
+
 def test_what_lost_its_block_is_put_back_once_and_past_the_limits() -> None:
     pool = Mempool(max_items=1, max_bytes=1000)
-    pool.add(b"k", Item(b"entry"), 1.0)
-    pool.put_back(b"k", Item(b"entry"), 2.0)
-    pool.put_back(b"l", Item(b"other"), 2.0)
+    pool.add(waiting(b"k", b"entry"), 1.0)
+    pool.put_back(waiting(b"k", b"entry"), 2.0)
+    pool.put_back(waiting(b"l", b"other"), 2.0)
     assert (len(pool), pool.size, pool.since) == (2, 22, 1.0)
     with pytest.raises(MempoolFull):
-        pool.add(b"m", Item(b"third"), 3.0)
+        pool.add(waiting(b"m", b"third"), 3.0)
 
 
 def test_what_was_not_written_is_withdrawn() -> None:
