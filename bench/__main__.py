@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from bench import bulk, chain, connections, dht, gossip, latency, lookups, memory, report, streams, tunnel
+from bench import bulk, chain, connections, dht, files, gossip, latency, lookups, memory, report, streams, tunnel
 from bench.measure import Series
 from bench.side import Side
 from interop.adapters import ROOT, prepare
@@ -35,9 +35,9 @@ SCENARIOS: tuple[Scenario, ...] = (
     *dht.SCENARIOS,
 )
 PEERS = ("talos", "js", "go", "rust", "py")
-OWN_ROWS = {"P12": lookups, "P14": tunnel, "P16": chain, "P17": chain}
+OWN_ROWS = {"P12": lookups, "P14": tunnel, "P15": files, "P16": chain, "P17": chain}
 """Their sides are not the implementations: the simulated network has but one, the tunnel has the ways to one server,
-the chain the primitives of this machine."""
+files go beside another program, the chain has the primitives of this machine."""
 DOCS_FILE = ROOT / "docs" / "benchmarks.md"
 
 
@@ -123,6 +123,7 @@ def _metrics() -> list[Metric]:
         *(metric for scenario in SCENARIOS for metric in scenario.metrics),
         *lookups.METRICS,
         *tunnel.METRICS,
+        *files.METRICS,
         *chain.METRICS,
     ]
 

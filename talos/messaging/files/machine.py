@@ -87,6 +87,11 @@ class Pull:
         """Asked for and not yet kept."""
 
     @property
+    def count(self) -> int:
+        """Of files."""
+        return len(self._files)
+
+    @property
     def finished(self) -> bool:
         return self._next > len(self._files) and not self._begun
 
