@@ -134,12 +134,22 @@ def cuts(journal: bytes) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("way", ["cut", "garbled"])
+async def test_a_journal_cut_at_some_frames(tmp_path: Path, way: str) -> None:
+    await replay(tmp_path, way, 20)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("way", ["cut", "garbled"])
 async def test_a_journal_cut_at_each_frame(tmp_path: Path, way: str) -> None:
+    await replay(tmp_path, way, 10_000)
+
+
+async def replay(tmp_path: Path, way: str, most: int) -> None:
     """The chain is a prefix of what was attempted, whole and in order; or it is said that something is missing."""
     await crashed(tmp_path / "chain", tmp_path / "copy", 24)
     journal = (tmp_path / "copy" / "chain.db-wal").read_bytes()
     places = list(cuts(journal))
-    step = max(1, len(places) // 20)
+    step = max(1, len(places) // most)
     lengths = []
     for number, place in enumerate(places[::step]):
         here = tmp_path / f"try-{number}"
@@ -191,13 +201,45 @@ async def test_an_older_copy_under_a_newer_head(tmp_path: Path) -> None:
 # -- The disk -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("limit", [40_000, 120_000, 333_333])
+@pytest.mark.parametrize("limit", [40_000, 333_333])
 def test_a_full_disk_refuses_and_loses_nothing(tmp_path: Path, limit: int) -> None:
+    filled(tmp_path / "chain", limit)
+
+
+@pytest.mark.long
+def test_a_disk_that_is_full_at_each_write(tmp_path: Path) -> None:
+    """A page of the journal further each time, and a byte to either side."""
+    for page in range(8, 24):
+        for limit in (page * 4096 - 1, page * 4096, page * 4096 + 1):
+            filled(tmp_path / f"chain-{limit}", limit)
+
+
+def filled(directory: Path, limit: int) -> None:
     """No file may grow past the limit: recording ends with StoreFull, and opens again with space."""
-    process = appender(tmp_path / "chain", 0, limit)
+    process = appender(directory, 0, limit)
     out, _ = process.communicate(timeout=60)
-    assert "StoreFull" in out
+    assert "StoreFull" in out, limit
     acked = acknowledged(out)
+    trio.run(reopen, directory)
+    assert acked <= set(recorded(directory))
+
+
+@pytest.mark.parametrize("size", ["256k", "2m"])
+def test_a_small_disk_that_runs_full(tmp_path: Path, size: str) -> None:
+    """A file system of its own: also what SQLite and the checkpoints beside it write finds no space."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        process = appender(disk / "chain", 0, burst=20)
+        out, _ = process.communicate(timeout=60)
+        assert "StoreFull" in out
+        acked = acknowledged(out)
+        shutil.copytree(disk / "chain", tmp_path / "chain")
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
     trio.run(reopen, tmp_path / "chain")
     assert acked <= set(recorded(tmp_path / "chain"))
 
