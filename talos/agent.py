@@ -27,6 +27,7 @@ from talos.ping import open_ping
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from talos.abc import AuditLog, Event, TopicMessage
     from talos.chain.audit import Chain
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from talos.mcp.serve import McpServeConfig
     from talos.mdns import MdnsConfig, MdnsService
     from talos.messaging.config import MessagingConfig
+    from talos.messaging.files.config import FileConfig
+    from talos.messaging.files.service import Files, TransferState
     from talos.messaging.service import Messaging
 
 __all__ = ["Agent", "AgentConfig", "Tell", "open_agent", "open_host"]
@@ -99,6 +102,10 @@ class AgentConfig:
     """Needs the record."""
     people: AddressBook | None = None
     """Contacts and who is blocked."""
+    files: FileConfig | None = None
+    """Needs messages."""
+    downloads: Path | None = None
+    """Where files are put; None: `downloads` in the home."""
     mcp: Callable[[Policy], McpServeConfig] | None = None
     """How a policy is lent."""
     mcp_leave_seconds: float = MCP_LEAVE_SECONDS
@@ -128,6 +135,7 @@ class Agent:
     gossip: Gossip | None = None
     mdns: MdnsService | None = None
     messaging: Messaging | None = None
+    files: Files | None = None
     mcp: Lending | None = None
     lent: Lent | None = None
     """The policy that was lent from the start."""
@@ -167,7 +175,7 @@ class Agent:
             "gossip": self.gossip.status() if self.gossip else None,
             "chain": self.chain.status() if self.chain else None,
             "outbox": self.messaging.status()["outbox"] if self.messaging else None,
-            "transfers": None,
+            "transfers": sum(not one.state.final for one in self.files.transfers()) if self.files else None,
             "mcp": self.mcp.status() if self.mcp else None,
         }
 
@@ -209,6 +217,8 @@ async def _open_services(stack: AsyncExitStack, agent: Agent) -> None:
         agent.gossip = await stack.enter_async_context(open_gossip(node, config.gossip, driver=config.gossip_driver))
     if config.messages is not None and agent.audit is not None:
         agent.messaging = await _open_messaging(stack, agent, config.messages, agent.audit)
+        if config.files is not None:
+            agent.files = await _open_files(stack, agent, config.files, agent.messaging)
     if config.mdns is not None:
         from talos.mdns import open_mdns
 
@@ -228,6 +238,8 @@ def _start_habits(nursery: trio.Nursery, agent: Agent) -> None:
     if agent.dht is not None and not agent.config.ephemeral:
         nursery.start_soon(contain, owner, _publish_keys, agent)
     nursery.start_soon(contain, owner, _turn_keys, agent)
+    if agent.files is not None and not agent.config.ephemeral:
+        nursery.start_soon(contain, owner, _tell_transfers, agent, agent.files)
     if agent.messaging is not None and not agent.config.ephemeral:
         nursery.start_soon(contain, owner, _tell_messages, agent, agent.messaging)
     for topic in agent.config.topics if agent.gossip is not None else ():
@@ -296,6 +308,37 @@ async def _open_messaging(stack: AsyncExitStack, agent: Agent, config: Messaging
         directory=agent.home.path,
         audit=audit,
         records=agent.dht,
+        people=agent.config.people,
+    )
+    return await stack.enter_async_context(opening)
+
+
+async def _tell_transfers(agent: Agent, files: Files) -> None:
+    from talos.messaging.view import transfer_row
+
+    told: dict[bytes, TransferState] = {}
+    with files.watching() as changes:
+        async for transfer in changes:
+            if told.get(transfer.id) is not transfer.state:
+                agent.tell("transfer", **transfer_row(transfer))
+            if transfer.state.final:
+                told.pop(transfer.id, None)
+            else:
+                told[transfer.id] = transfer.state
+
+
+async def _open_files(stack: AsyncExitStack, agent: Agent, config: FileConfig, messaging: Messaging) -> Files:
+    from talos.messaging.files.service import open_files
+
+    assert agent.audit is not None, "messages need a record"
+    opening = open_files(
+        messaging,
+        agent.node,
+        agent.keys,
+        config,
+        directory=agent.home.path,
+        downloads=agent.config.downloads or agent.home.path / "downloads",
+        audit=agent.audit,
         people=agent.config.people,
     )
     return await stack.enter_async_context(opening)

@@ -24,6 +24,7 @@ __all__ = [
     "ChainConfig",
     "Config",
     "DhtConfig",
+    "FilesConfig",
     "GossipConfig",
     "LogConfig",
     "McpConfig",
@@ -101,6 +102,24 @@ class MessagesConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FilesConfig:
+    """`[files]`"""
+
+    from_: str = "anyone"
+    """Whose files are taken: `anyone`, `contacts`, `nobody`; `ask`: contacts at once, others when they are let in."""
+    downloads: str = "downloads"
+    """Where they are put, by its place in the home."""
+    types: str = "all"
+    """`known`: nothing but images, audio, video and documents, by their content."""
+
+    def __post_init__(self) -> None:
+        _one_of("from", self.from_, "anyone", "contacts", "ask", "nobody")
+        _one_of("types", self.types, "all", "known")
+        if not self.downloads:
+            raise ValueError("downloads is a directory")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChainConfig:
     """`[chain]`"""
 
@@ -146,6 +165,7 @@ class Config:
     dht: DhtConfig = DhtConfig()
     gossip: GossipConfig = GossipConfig()
     messages: MessagesConfig = MessagesConfig()
+    files: FilesConfig = FilesConfig()
     chain: ChainConfig = ChainConfig()
     mcp: McpConfig = McpConfig()
     log: LogConfig = LogConfig()
@@ -244,7 +264,8 @@ def _of_variable(name: str) -> tuple[str, str]:
 
 
 def _from_text(section: str, key: str, text: str) -> object:
-    default = getattr(getattr(Config(), section), key, "")
+    current = getattr(Config(), section)
+    default = getattr(current, _attribute(current, key), "")
     if isinstance(default, tuple):
         return [part.strip() for part in text.split(",") if part.strip()]
     if isinstance(default, bool):
@@ -258,16 +279,23 @@ def _with(config: Config, section: str, values: object, where: _Where) -> Config
     if not isinstance(values, dict):
         raise _invalid(where.place(section), f"[{section}] is a section")
     current = getattr(config, section)
-    known = {field.name: getattr(current, field.name) for field in fields(current)}
+    known = {field.name.rstrip("_"): getattr(current, field.name) for field in fields(current)}
     for key, value in values.items():
         place = where.place(section, key)
         if key not in known:
             raise _unknown(f"{section}.{key}", [f"{section}.{name}" for name in known], place)
         try:
-            current = replace(current, **{key: _typed(known[key], value, f"{section}.{key}", place)})
+            current = replace(
+                current, **{_attribute(current, key): _typed(known[key], value, f"{section}.{key}", place)}
+            )
         except ValueError as error:
             raise _invalid(place, f"{section}.{error}") from None
     return replace(config, **{section: current})
+
+
+def _attribute(section: object, key: str) -> str:
+    """`from` is a word of Python's own."""
+    return key if hasattr(section, key) else f"{key}_"
 
 
 def _typed(default: object, value: object, key: str, where: str) -> object:
@@ -289,7 +317,7 @@ def _invalid(where: str, what: str, hint: str = "") -> Failure:
 
 
 _SECTIONS = tuple(field.name for field in fields(Config))
-_LATER_SECTIONS = ("metrics", "ui", "files")
+_LATER_SECTIONS = ("metrics", "ui")
 _BY_HAND = frozenset({"insecure", "allow_any", "exempt_loopback"})
 """What weakens the agent is typed."""
 _BY_HAND_IN = frozenset({("metrics", "auth")})

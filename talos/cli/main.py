@@ -32,7 +32,7 @@ class Entry(NamedTuple):
 COMMANDS = {
     "init": Entry("talos.cli.commands.init", "init", "make an identity", "start"),
     "id": Entry("talos.cli.commands.id", "identity", "who I am, or who that is", "start"),
-    "wallet": Entry("talos.cli.commands.wallet", "wallet", "recovery words, passphrase", "start"),
+    "wallet": Entry("talos.cli.commands.wallet", "wallet", "recovery words, passphrase, backup", "start"),
     "up": Entry("talos.cli.commands.up", "up", "be the agent of this home", "start"),
     "listen": Entry("talos.cli.commands.up", "listen", "the same, or follow the agent that is up", "start"),
     "down": Entry("talos.cli.commands.down", "down", "end the agent", "start"),
@@ -47,6 +47,7 @@ COMMANDS = {
     "mcp-config": Entry("talos.cli.commands.mcp_config", "mcp_config", "the entry for an MCP client", "agents"),
     "audit": Entry("talos.cli.commands.audit", "audit", "who called what, and when", "agents"),
     "send": Entry("talos.cli.commands.send", "send", "a message to a peer", "talk"),
+    "send-file": Entry("talos.cli.commands.send_file", "send_file", "files and directories to a peer", "talk"),
     "contacts": Entry("talos.cli.commands.contacts", "contacts", "names for peers, strangers, who is blocked", "talk"),
     "verify": Entry("talos.cli.commands.verify", "verify", "eight words to compare aloud", "talk"),
     "outbox": Entry("talos.cli.commands.outbox", "outbox", "what waits to be delivered", "talk"),

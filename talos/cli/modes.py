@@ -123,7 +123,9 @@ class Teller:
             self._stage(str(fields["detail"]))
         elif kind == LAGGED:
             self._session.out.warn(f"{fields['missed']} events were missed")
-        elif kind != PROGRESS:
+        elif kind == PROGRESS:
+            self._session.out.progress(fields["done"], fields["total"])
+        else:
             self.shown = True
             self._show(kind, _without_kind(fields))
         return None

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
     from talos.cli.exits import Problem
 
-__all__ = ["Output", "printable", "short"]
+__all__ = ["Output", "printable", "short", "size_text"]
 
 VERSION = 1
 MAX_TRIED = 8
+UNIT = 1024
+BAR_CELLS = 24
 MAX_INTEGER = 1 << 53
 """Larger integers go as text: JSON readers keep them in doubles."""
 
@@ -37,6 +39,16 @@ def printable(text: str) -> str:
 def short(peer: str) -> str:
     """A peer id cut in the middle: `12D3KooWQ7cE…x2fA`."""
     return f"{peer[:12]}…{peer[-4:]}" if len(peer) > 20 else peer
+
+
+def size_text(size: int) -> str:
+    """Bytes as people read them: `3.2 MiB`."""
+    value, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if value < UNIT:
+            break
+        value, unit = value / UNIT, larger
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
 
 
 class Output:
@@ -59,6 +71,16 @@ class Output:
         """One line beside the answer; not with `-q`."""
         if not self.quiet:
             _print(printable(text), sys.stderr)
+
+    def progress(self, done: int, total: int | None) -> None:
+        """How far something is: one line that is drawn again in its place, on terminals alone."""
+        if self.quiet or self.as_json or not total or not sys.stderr.isatty():
+            return
+        cells = BAR_CELLS * done // total
+        bar = "#" * cells + "." * (BAR_CELLS - cells)
+        end = "\n" if done == total else ""
+        sys.stderr.write(f"\r[{bar}] {size_text(done)} of {size_text(total)} {end}")
+        sys.stderr.flush()
 
     def detail(self, text: str) -> None:
         """One line beside the answer, with `-v` only."""

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from talos.mcp.serve import McpServeConfig
     from talos.mdns import MdnsConfig
     from talos.messaging.config import MessagingConfig
+    from talos.messaging.files.config import FileConfig
 
 __all__ = ["Start", "bootstrap_addrs", "dht_config", "notify_ready", "own"]
 
@@ -181,6 +182,8 @@ def _agent_config(session: Session, keys: HomeKeys, start: Start) -> AgentConfig
         topics=() if start.ephemeral else settings.gossip.topics,
         mdns=_mdns() if start.mdns else None,
         messages=_messages(settings) if start.audit else None,
+        files=_files(settings) if start.audit else None,
+        downloads=session.home.path / settings.files.downloads,
         people=AddressBook(session.home.contacts),
         mcp=None if start.ephemeral else start.mcp or partial(_lend, settings),
         mcp_leave_seconds=start.mcp_leave_seconds,
@@ -222,6 +225,17 @@ def _messages(settings: Config) -> MessagingConfig:
 
     messages = settings.messages
     return MessagingConfig(strangers=Strangers(messages.strangers), read_receipts=messages.read_receipts)
+
+
+def _files(settings: Config) -> FileConfig:
+    from talos.messaging.files.config import Accept, FileConfig
+
+    accept = settings.files.from_
+    return FileConfig(
+        accept=Accept.CONTACTS if accept == "ask" else Accept(accept),
+        ask=accept == "ask",
+        known_types_only=settings.files.types == "known",
+    )
 
 
 def _mdns() -> MdnsConfig:

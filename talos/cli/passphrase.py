@@ -14,7 +14,7 @@ from talos.identity.sealed import Passphrase
 if TYPE_CHECKING:
     from talos.cli.session import Session
 
-__all__ = ["ask", "ask_new", "given"]
+__all__ = ["ask", "ask_new", "given", "of_file"]
 
 FILE_VARIABLE = "TALOS_PASSPHRASE_FILE"
 MAX_BYTES = 4096
@@ -26,6 +26,11 @@ def given(session: Session) -> Passphrase | None:
         return _of(_from_descriptor(session.passphrase_fd))
     name = session.passphrase_file or os.environ.get(FILE_VARIABLE)
     return _of(_from_file(Path(name))) if name else None
+
+
+def of_file(path: Path) -> Passphrase:
+    """The passphrase that a file holds."""
+    return _of(_from_file(path))
 
 
 def ask(prompt: str) -> Passphrase:

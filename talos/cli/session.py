@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from talos.cli.names import Name
     from talos.cli.streams import Wire
-    from talos.identity.contacts import Contacts
+    from talos.identity.contacts import AddressBook, Contacts
     from talos.identity.keyring import HomeKeys
     from talos.identity.sealed import Passphrase, Secret
     from talos.identity.wallet import Wallet
@@ -52,7 +52,7 @@ class Session:
     port: int | None = None
     """Of the node that a network command may have to run."""
     _out: Output | None = field(default=None, init=False)
-    _names: dict[str, str] | None = field(default=None, init=False)
+    _book: AddressBook | None = field(default=None, init=False)
 
     @property
     def out(self) -> Output:
@@ -164,9 +164,11 @@ class Session:
 
     def alias(self, peer: str) -> str | None:
         """What a peer is called here, if it is a contact."""
-        if self._names is None:
-            self._names = {contact.peer: contact.name for contact in self.contacts().by_name}
-        return self._names.get(peer)
+        from talos.identity.contacts import AddressBook
+
+        if self._book is None:
+            self._book = AddressBook(self.home.contacts)
+        return self._book.name_of(peer)
 
     def shown(self, peer: str) -> str:
         """A peer id as people read it: a contact's name, else the short form."""

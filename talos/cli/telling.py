@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from talos.cli import names
-from talos.cli.output import short
+from talos.cli.output import short, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +22,8 @@ CALLS_TOLD = ("request", "refused", "dropped")
 INDENT = "          "
 """As far as the time of day reaches: nothing that a peer wrote begins a line."""
 NAME_CHARACTERS = 64
+PASSING = {"transferring", "paused", "verifying"}
+"""What a transfer goes through by itself; `--json` has all of it."""
 SUBJECT_CHARACTERS = 80
 MEDIA_CHARACTERS = 40
 _MARKS = {"gap": "(something before it is missing)", "fork": "(something before it was replaced)"}
@@ -93,6 +95,8 @@ def _text(session: Session, kind: str, fields: Mapping[str, Any]) -> str:
         return f"{session.shown(fields['peer_id'])} {how}" + (f"  {fields['addr']}" if fields["addr"] else "")
     if kind == "call":
         return _call(fields) if fields["type"] in CALLS_TOLD else ""
+    if kind == "transfer":
+        return _transfer(session, fields)
     if kind == "block":
         return f"block {fields['height']}  {fields['n_items']} entries"
     if kind == "lagged":
@@ -115,6 +119,15 @@ def _outcome(fields: Mapping[str, Any]) -> str:
         return f"error {fields['error_code']}"
     word = fields["type"] if fields["type"] != "request" else fields["decision"]
     return f"{word} ({fields['reason']})" if fields["reason"] else str(word)
+
+
+def _transfer(session: Session, fields: Mapping[str, Any]) -> str:
+    if fields["state"] in PASSING:
+        return ""
+    who = session.shown(fields["peer_id"])
+    between = f"{who} → me" if fields["direction"] == "in" else f"me → {who}"
+    words = (between, f"file {cut(fields['name'], NAME_CHARACTERS)}", size_text(fields["total"]), fields["state"])
+    return "  ".join(filter(None, (*words, fields["code"], fields["path"])))
 
 
 def _ticket(key: bytes, addrs: list[str]) -> str:

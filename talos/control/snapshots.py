@@ -30,6 +30,7 @@ SNAPSHOTS: dict[str, tuple[str, str]] = {
     "chain/blocks": ("talos.control.ops.chain", "blocks"),
     "dht/table": ("talos.control.ops.dht", "table"),
     "gossip/mesh": ("talos.control.ops.gossip", "mesh"),
+    "transfers": ("talos.control.ops.files", "transfers"),
 }
 """Module and function by the route below /v1; a part in braces matches one segment and comes in the query."""
 

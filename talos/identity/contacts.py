@@ -213,10 +213,10 @@ class AddressBook:
         self._refresh()
         return str(peer) in self._blocked
 
-    def name_of(self, peer: PeerId) -> str | None:
-        """Its name, if it is a contact."""
+    def name_of(self, peer: str) -> str | None:
+        """The name of the contact with this peer id."""
         self._refresh()
-        return self._peers.get(str(peer))
+        return self._peers.get(peer)
 
     def addrs(self) -> dict[str, tuple[str, ...]]:
         """Where contacts were, by their peer ids."""

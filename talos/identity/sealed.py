@@ -104,12 +104,12 @@ def kdf_of(data: bytes) -> Kdf:
     return _parse(data).kdf
 
 
-def open_sealed(data: bytes, secret: Secret) -> bytes:
+def open_sealed(data: bytes, secret: Secret, *, most: int = MAX_CONTAINER_BYTES) -> bytes:
     """The body. WalletError: "damaged" before any work, "locked" when the secret does not fit these very bytes."""
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-    header = _parse(data)
+    header = _parse(data, most)
     if (header.kdf is Kdf.PASSPHRASE) != isinstance(secret, Passphrase):
         raise WalletError("the wallet is sealed by another kind of secret", reason="locked")
     key = _derive(header, secret)
@@ -120,8 +120,8 @@ def open_sealed(data: bytes, secret: Secret) -> bytes:
         raise WalletError(f"{what}, or the wallet file was altered", reason="locked") from None
 
 
-def _parse(data: bytes) -> _Header:
-    if len(data) > MAX_CONTAINER_BYTES or len(data) < _HEADER.size + _TAG_BYTES or not data.startswith(MAGIC):
+def _parse(data: bytes, most: int = MAX_CONTAINER_BYTES) -> _Header:
+    if len(data) > most or len(data) < _HEADER.size + _TAG_BYTES or not data.startswith(MAGIC):
         raise WalletError("the wallet file is not a wallet, or cut off")
     _, version, kdf, memory_kib, passes, lanes, salt, nonce = _HEADER.unpack_from(data)
     if version != VERSION:

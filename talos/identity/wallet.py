@@ -30,6 +30,8 @@ __all__ = [
     "PublicIdentity",
     "Wallet",
     "create",
+    "decode",
+    "encode",
     "kdf",
     "public_identity",
     "reseal",
@@ -170,7 +172,7 @@ def create(home: Home, wallet: Wallet, passphrase: Passphrase | None) -> None:
     if os.path.lexists(home.wallet):
         raise FileExistsError(home.wallet)
     secret: Secret = passphrase or _new_unlock_key(home)
-    private_file.write(home.wallet, sealed.seal(_encode(wallet), secret))
+    private_file.write(home.wallet, sealed.seal(encode(wallet), secret))
     _write_public(home, wallet.public)
 
 
@@ -198,7 +200,7 @@ def unlock_to_keep(home: Home, passphrase: Callable[[], Passphrase]) -> tuple[Wa
             raise WalletError(f"the unlock key {home.unlock_key} is missing", reason="locked") from None
     else:
         secret = passphrase()
-    wallet = _decode(sealed.open_sealed(data, secret))
+    wallet = decode(sealed.open_sealed(data, secret))
     try:
         known = public_identity(home)
     except FileNotFoundError:
@@ -215,15 +217,15 @@ def save(home: Home, wallet: Wallet, secret: Secret) -> None:
     WalletError when it opens it no more: the passphrase was changed meanwhile, and nobody is locked out for that.
     """
     with private_file.turn(home.wallet):
-        if _decode(sealed.open_sealed(_read(home), secret)).root != wallet.root:
+        if decode(sealed.open_sealed(_read(home), secret)).root != wallet.root:
             raise WalletError(f"{home.wallet} holds another identity")
-        private_file.write(home.wallet, sealed.seal(_encode(wallet), secret), replace=True)
+        private_file.write(home.wallet, sealed.seal(encode(wallet), secret), replace=True)
 
 
 def reseal(home: Home, wallet: Wallet, passphrase: Passphrase) -> None:
     """Seals the wallet by `passphrase` from now on; the unlock key, if there was one, is removed."""
     with private_file.turn(home.wallet):
-        private_file.write(home.wallet, sealed.seal(_encode(wallet), passphrase), replace=True)
+        private_file.write(home.wallet, sealed.seal(encode(wallet), passphrase), replace=True)
         home.unlock_key.unlink(missing_ok=True)
     private_file.sync_directory(home.path)
 
@@ -263,7 +265,8 @@ def _write_public(home: Home, public: PublicIdentity) -> None:
 # -- The body -------------------------------------------------------------------------------------------
 
 
-def _encode(wallet: Wallet) -> bytes:
+def encode(wallet: Wallet) -> bytes:
+    """All of it, secrets included: to be sealed."""
     keys = (
         fields.bytes_field(_SECRET, key.secret) + fields.uint64_field(_NOT_BEFORE, key.not_before_ms)
         for key in wallet.encryption
@@ -279,7 +282,7 @@ def _encode(wallet: Wallet) -> bytes:
     )
 
 
-def _decode(body: bytes) -> Wallet:
+def decode(body: bytes) -> Wallet:
     """What has been authenticated is our own; a fault in it is one of the program that wrote it."""
     try:
         single: dict[int, int | bytes] = {}

@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 
 from talos.messaging.code import Code, MessageType
 from talos.messaging.content import StreamStart, Text
+from talos.messaging.files.code import FileCode
 from talos.messaging.store import MessageState
 
 if TYPE_CHECKING:
+    from talos.messaging.files.transfer import Transfer
     from talos.messaging.store import OutboxRow, StoredMessage
 
-__all__ = ["delivery_row", "message_row", "outbox_row", "rfc3339"]
+__all__ = ["delivery_row", "message_row", "outbox_row", "rfc3339", "transfer_row"]
+
+SHOWN_FILES = 8
+"""Of a list; a name may be 1,024 bytes long, and an answer of the control API has 64 KiB."""
 
 
 def message_row(message: StoredMessage, *, most: int | None = None) -> dict[str, object]:
@@ -76,6 +81,32 @@ def outbox_row(row: OutboxRow, message: StoredMessage | None) -> dict[str, objec
     }
 
 
+def transfer_row(transfer: Transfer) -> dict[str, object]:
+    """The fields of the kind `transfer`. Names of an incoming one are foreign; of long lists the beginning."""
+    progress, entries = transfer.progress, transfer.files or ()
+    seconds = (transfer.changed_ms - transfer.created_ms) / 1000
+    rate = transfer.total / seconds if transfer.state.name == "COMPLETE" and seconds > 0 else progress.rate
+    return {
+        "stream_id": transfer.id.hex(),
+        "direction": "in" if transfer.incoming else "out",
+        "peer_id": str(transfer.peer),
+        "state": transfer.state.name.lower(),
+        "code": _file_code(transfer.code),
+        "name": transfer.name,
+        "files": [
+            {"name": entry.path, "mime": entry.mime, "size": entry.size, "sha256": entry.sha256.hex()}
+            for entry in entries[:SHOWN_FILES]
+        ],
+        "file_count": transfer.file_count,
+        "path": None if transfer.path is None else str(transfer.path),
+        "skipped": list(transfer.skipped[:SHOWN_FILES]),
+        "done": progress.done,
+        "total": transfer.total,
+        "rate_bps": int(rate) or None,
+        "id": transfer.message_id.hex() or None,
+    }
+
+
 def rfc3339(time_ms: int) -> str:
     """In UTC with milliseconds; what no calendar holds as the number."""
     try:
@@ -112,6 +143,15 @@ def _file_name(message: StoredMessage) -> str | None:
 def _type(number: int) -> str:
     try:
         return MessageType(number).name.lower()
+    except ValueError:
+        return str(number)
+
+
+def _file_code(number: int) -> str | None:
+    if not number:
+        return None
+    try:
+        return FileCode(number).name.lower()
     except ValueError:
         return str(number)
 

@@ -112,11 +112,16 @@ def pending(session: Session) -> None:
             )  # fmt: skip
             row["messages"] += 1
             row["size"] += len(letter.envelope)
+    for offer in session.pages("transfers") or ():
+        if offer["direction"] == "in" and offer["state"] == "offered":
+            row = strangers.setdefault(offer["peer_id"], {"messages": 0, "size": 0, "since": None})
+            row["files"] = row.get("files", 0) + offer["file_count"]
     for peer, row in strangers.items():
         if session.json:
-            session.out.emit("stranger", peer_id=peer, **row)
+            session.out.emit("stranger", peer_id=peer, **{"files": 0, **row})
         else:
-            session.out.line(f"{peer}  {row['messages']} messages, {row['size']} B  since {row['since']}")
+            files = f", {row['files']} files" if "files" in row else ""
+            session.out.line(f"{peer}  {row['messages']} messages, {row['size']} B{files}")
 
 
 @command("accept", help="Lets a stranger in: makes WHO a contact and takes the messages that wait.")
@@ -127,8 +132,9 @@ def accept(session: Session, *, who: str, name: str | None) -> None:
     found = _stranger(session, who)
     contact = _save(session, found, name or found.alias or f"peer-{found.peer_text[-TAIL:]}")
     result = session.perform("letters-admit", {"peer": found.peer_text}, show=lambda *_: None)
+    offers = session.perform("files-answer", {"peer": found.peer_text, "accept": True}, show=lambda *_: None)
     _tell(session, contact)
-    session.out.note(f"{result['messages']} messages were taken in")
+    session.out.note(f"{result['messages']} messages and {offers['offers']} offers of files were taken in")
 
 
 @command("decline", help="Throws away what waits of a stranger; `block` keeps the next ones out.")
@@ -137,6 +143,7 @@ def accept(session: Session, *, who: str, name: str | None) -> None:
 def decline(session: Session, *, who: str) -> None:
     found = _stranger(session, who)
     session.perform("letters-decline", {"peer": found.peer_text}, show=lambda *_: None)
+    session.perform("files-answer", {"peer": found.peer_text, "accept": False}, show=lambda *_: None)
     session.out.note(f"what waited of {found.shown} is thrown away")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,16 +14,19 @@ import click
 from talos.cli import config, logs
 from talos.cli.exits import Failure
 from talos.cli.frame import command, passphrase_options
-from talos.errors import HomeInUse, TalosError
+from talos.errors import HomeInUse, LimitExceeded, MessagingError, TalosError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from talos.agent import Agent
     from talos.cli.session import Session
     from talos.control.server import Control
     from talos.mcp.policy import Policy
 
 __all__ = ["listen", "up"]
+
+_log = logging.getLogger(__name__)
 
 
 def _options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -138,7 +143,22 @@ class _Showing:
             for event in events:
                 seen = event.number
                 fields = json.loads(event.data)
-                tell_event(self._session, fields.pop("kind"), fields)
+                kind = fields.pop("kind")
+                tell_event(self._session, kind, fields)
+                if kind == "message":
+                    await _mark_read(control.agent, fields)
+
+
+async def _mark_read(agent: Agent, fields: Mapping[str, Any]) -> None:
+    """Its sender is told, where the configuration says so, once it stands on a screen."""
+    from talos.identity.peer_id import PeerId
+
+    if agent.messaging is None or fields["direction"] != "in" or fields["peer_id"] is None or not sys.stdout.isatty():
+        return
+    try:
+        await agent.messaging.mark_read(PeerId.parse(fields["peer_id"]), bytes.fromhex(fields["id"]))
+    except (MessagingError, LimitExceeded) as error:
+        _log.debug("a read receipt was not sent: %s", error)
 
 
 def _arguments(session: Session, flags: Mapping[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ OPERATIONS: dict[str, tuple[str, str]] = {
     "dht-get": ("talos.control.ops.dht", "get"),
     "dht-provide": ("talos.control.ops.dht", "provide"),
     "dht-put": ("talos.control.ops.dht", "put"),
+    "files-answer": ("talos.control.ops.files", "answer_offers"),
     "gossip-pub": ("talos.control.ops.gossip", "pub"),
     "gossip-sub": ("talos.control.ops.gossip", "sub"),
     "letters-admit": ("talos.control.ops.messages", "admit"),
@@ -32,6 +33,7 @@ OPERATIONS: dict[str, tuple[str, str]] = {
     "ping": ("talos.control.ops.ping", "ping"),
     "ready": ("talos.control.ops.ready", "ready"),
     "register": ("talos.control.ops.dht", "register"),
+    "send-file": ("talos.control.ops.files", "send_file"),
     "send": ("talos.control.ops.messages", "send"),
 }
 """Module and function by the name that clients ask for; a module is loaded with its first operation."""

@@ -106,6 +106,9 @@ SOURCES = {
     "gossip.floodsub": ("true", True),
     "messages.strangers": ("ask", "ask"),
     "messages.read_receipts": ("true", True),
+    "files.from": ("ask", "ask"),
+    "files.downloads": ("in", "in"),
+    "files.types": ("known", "known"),
     "chain.bits": ("12", 12),
     "mcp.policy": ("x.toml", "x.toml"),
     "mcp.audit": ("each", "each"),
@@ -116,7 +119,7 @@ SOURCES = {
 
 def test_every_key_is_in_the_table() -> None:
     keys = {
-        f"{section.name}.{key.name}"
+        f"{section.name}.{key.name.rstrip('_')}"
         for section in fields(config.Config)
         for key in fields(getattr(config.Config(), section.name))
     }
@@ -127,12 +130,13 @@ def test_every_key_is_in_the_table() -> None:
 def test_a_key_from_file_and_environment(home: Home, key: str) -> None:
     section, _, name = key.partition(".")
     text, value = SOURCES[key]
-    assert getattr(getattr(config.load(home, {}), section), name) != value
+    field = "from_" if name == "from" else name
+    assert getattr(getattr(config.load(home, {}), section), field) != value
     put(home, f"[{section}]\n{name} = {_toml(value)}\n")
-    assert getattr(getattr(config.load(home, {}), section), name) == value
+    assert getattr(getattr(config.load(home, {}), section), field) == value
     put(home, "")
     found = config.load(home, {f"TALOS_{section.upper()}_{name.upper()}": text})
-    assert getattr(getattr(found, section), name) == value
+    assert getattr(getattr(found, section), field) == value
 
 
 def _toml(value: object) -> str:

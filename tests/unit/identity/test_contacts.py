@@ -179,7 +179,7 @@ def test_an_agent_sees_each_change_and_outlives_a_damaged_file(path: Path, caplo
     assert not book.known(peer(1))
     change(path, lambda known: known.adding(contact("bob", 1, ADDR)).blocking(str(peer(2))))
     assert book.known(peer(1))
-    assert (book.name_of(peer(1)), book.name_of(peer(2))) == ("bob", None)
+    assert (book.name_of(str(peer(1))), book.name_of(str(peer(2)))) == ("bob", None)
     assert (book.blocked(peer(1)), book.blocked(peer(2))) == (False, True)
     assert book.addrs() == {str(peer(1)): (ADDR,)}
     path.write_text("damaged")
