@@ -24,6 +24,8 @@ __all__ = ["RequestFailed", "Requests"]
 
 _ENDS = (TalosError, trio.BrokenResourceError, trio.ClosedResourceError)
 READ_BYTES = 16 * 1024
+HEARD_SECONDS = 1.0
+"""What peers get at the end to read what they were told."""
 
 
 class RequestFailed(RoutingError):
@@ -33,7 +35,7 @@ class RequestFailed(RoutingError):
 class _Line:
     """A stream to one peer: one request at a time, each answered before the next."""
 
-    __slots__ = ("_decoder", "answers", "idle_since", "peer", "stream")
+    __slots__ = ("_decoder", "answers", "idle_since", "peer", "stream", "told")
 
     def __init__(self, peer: PeerId, stream: Stream) -> None:
         self.peer = peer
@@ -41,6 +43,8 @@ class _Line:
         self.answers = 0
         """Once it has brought one, a failure may only mean that the peer closed it meanwhile."""
         self.idle_since = 0.0
+        self.told = False
+        """Something was told behind the last answer: whether it was read is not known."""
         self._decoder = LengthPrefixDecoder(wire.MAX_READ_BYTES)
 
     async def answer(self, expected: MessageType) -> Message:
@@ -59,6 +63,7 @@ class _Line:
             message = wire.decode(data)
             if message.type is expected:
                 self.answers += 1
+                self.told = False
                 return message
             if message.type is not MessageType.ADD_PROVIDER:
                 raise RemoteProtocolError(f"answer of type {message.type.name} to a request {expected.name}")
@@ -75,6 +80,8 @@ class Requests:
         self._nursery = nursery
         self._idle: dict[PeerId, list[_Line]] = {}
         self._idle_count = 0
+        self._draining: set[Stream] = set()
+        self._drained = trio.Event()
         self._busy: Counter[PeerId] = Counter()
         self._waiting: dict[PeerId, trio.lowlevel.ParkingLot] = {}
 
@@ -113,6 +120,19 @@ class Requests:
             self._state.unheard(peer)
             raise RequestFailed(str(error) or type(error).__name__) from error
         self.counters["providers told"] += 1
+
+    async def heard(self) -> None:
+        """Waits until who was told something has read it, for HEARD_SECONDS at most.
+
+        A node that closed its connections at once would take it back. Streams that were told on are not used again.
+        """
+        for line in [line for lines in self._idle.values() for line in lines if line.told]:
+            self._take(line)
+            self._start_draining(line.stream)
+        with trio.move_on_after(HEARD_SECONDS):
+            while self._draining:
+                self._drained = trio.Event()
+                await self._drained.wait()
 
     def sweep(self, now: float) -> None:
         """Closes streams that were not used for a while."""
@@ -167,6 +187,7 @@ class Requests:
         except BaseException:
             line.stream.reset()
             raise
+        line.told = True
         self._keep(line)
         return True
 
@@ -174,11 +195,10 @@ class Requests:
         stream = await self._open(peer, addrs)
         try:
             await stream.send_all(request.data)
-            await stream.send_eof()
         except BaseException:
             stream.reset()
             raise
-        self._nursery.start_soon(self._drain, stream)
+        self._start_draining(stream)
 
     async def _open(self, peer: PeerId, addrs: tuple[Multiaddr, ...]) -> Stream:
         host = self._host
@@ -201,9 +221,22 @@ class Requests:
             return
         line.stream.reset()
 
+    def _start_draining(self, stream: Stream) -> None:
+        self._draining.add(stream)
+        self._nursery.start_soon(self._drain, stream)
+
     async def _drain(self, stream: Stream) -> None:
+        """Ends what we say; the peer's end is the sign that it has read all of it."""
+        try:
+            await self._read_to_end(stream)
+        finally:
+            self._draining.discard(stream)
+            self._drained.set()
+
+    async def _read_to_end(self, stream: Stream) -> None:
         with trio.move_on_after(self._config.request_seconds):
             try:
+                await stream.send_eof()
                 while await stream.receive_some(READ_BYTES):
                     pass
             except _ENDS:

@@ -114,6 +114,7 @@ async def open_dht(
             with dht.modes, host.using(dht), host.observe(dht.upkeep.observe):
                 dht.start(nursery)
                 yield dht
+                await dht.heard()
             dht.state.remember_peers()
     finally:
         journal.close()
@@ -140,6 +141,10 @@ class Dht:
         nursery.start_soon(self.upkeep.run)
         nursery.start_soon(self.upkeep.sweep)
         nursery.start_soon(self._publisher.run)
+
+    async def heard(self) -> None:
+        """Waits a second at most until those who were told of a provider have read it; `open_dht` does, at its end."""
+        await self._requests.heard()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.mode.value} of {self.state.config.protocol_id}>"

@@ -312,6 +312,51 @@ class TestOddServers:
             assert await client.dht.get_value(b"/pk/a") is None
 
 
+class TestTheEnd:
+    @pytest.mark.parametrize("lookups", [0, 3])
+    async def test_a_node_stays_until_it_was_heard(self, lookups: int, autojump_clock: MockClock) -> None:
+        """On a stream of its own, and on one that is kept: the server reads late, and only while the stream is there."""
+        heard: list[MessageType] = []
+
+        async def serve(stream: Stream) -> None:
+            async def late(request: Message) -> bool:
+                await trio.sleep(0.2)
+                heard.append(request.type)
+                if request.type is not MessageType.ADD_PROVIDER:
+                    await stream.send_all(frame(encode(request)))
+                return True
+
+            await each(stream, late)
+
+        memory = MemoryNetwork()
+        async with open_host(node_config(memory, 1)) as host:
+            with host.mounted(PROTOCOL, serve):
+                config = replace(CLIENT, bootstrap=(host.addrs[0],))
+                async with open_peer(memory, 2, config) as client:
+                    await client.dht.bootstrapped()
+                    for _ in range(lookups):
+                        await client.dht.closest_peers(KEY)
+                    assert await client.dht.provide(KEY) == 1
+                    assert MessageType.ADD_PROVIDER not in heard
+                assert MessageType.ADD_PROVIDER in heard
+
+    async def test_but_not_for_ever(self, autojump_clock: MockClock) -> None:
+        async def serve(stream: Stream) -> None:
+            async def hang(request: Message) -> bool:
+                if request.type is MessageType.ADD_PROVIDER:
+                    await trio.sleep_forever()
+                await stream.send_all(frame(encode(request)))
+                return True
+
+            await each(stream, hang)
+
+        async with odd_server(serve) as (_, client):
+            assert await client.dht.provide(KEY) == 1
+            began = trio.current_time()
+            await client.dht.heard()
+            assert trio.current_time() - began == pytest.approx(1.0)
+
+
 class TestStreams:
     async def test_what_is_told_on_a_stream_that_has_broken_goes_on_a_new_one(self, autojump_clock: MockClock) -> None:
         async with dht_network(2) as peers:
