@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "attacks.md"
 OTHERS = (HERE.parent / "simulation" / "test_gossip.py",)
 """Tests of rows that need more nodes than a process holds."""
-_NUMBERS = re.compile(r"(?<=_)(?:tr|mx|dh|gs|nd)\d\d(?=_)")
+_NUMBERS = re.compile(r"(?<=_)(?:tr|mx|dh|gs|da|nd)\d\d(?=_)")
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,10 @@ ROWS = [
     ),
     Row("GS10", "does not read what it subscribed to", "drops for that peer only, counted"),
     Row("GS11", "random bytes, topics that are no text, junk keys, what makes a validator raise", "reset or Reject"),
+    Row("DA01", "replays a letter, also after a restart", "kept and recorded once, acknowledged each time"),
+    Row("DA02", "sends another letter under the id of one", "ID_CONFLICT, the first one stays"),
+    Row("DA03", "letters of 10 minutes ahead, 16 days ago, of the years 1970 and 2^64", "BAD_TIMESTAMP; BAD_PAYLOAD"),
+    Row("DA04", "letters of other senders, signers and recipients than the connection's", "refused, nothing is kept"),
     Row("ND01", "makes a handler raise", "its stream is reset, HandlerFailed, one log line"),
     Row("ND02", "10,000 polite visits, 1,000 that leave in the handshake", "tasks, descriptors, memory are flat"),
     Row("ND03", "meets a gate, limit or observer that raises", "refused (observer: skipped), logged once"),

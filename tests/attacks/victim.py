@@ -5,7 +5,7 @@ LimitsConfig; those of a scope, of `ip`, `dialing` and `manager` as objects), `t
 `descriptors` (RLIMIT_NOFILE), `gate` and `observer` (`raise`), `late` (LateNoise beside the stack's security),
 `limit` (`raise`), `resolver` (`hang`), `scaled` (limits for so many bytes of memory), `gossip` (fields of GossipConfig, its
 limits as an object: speaks gossip, reads the topic FLEET and judges it), `dht` (fields of DhtConfig, its limits as an object, `bootstrap`
-as texts, `store` a path).
+as texts, `store` a path), `messages` (a directory: takes letters there, as the `bob` of tests.messaging.writer, with a chain).
 
 Commands: `status`; `peer` (what is stored of it); `visit` (echoes `size` bytes with a connected `peer`); `calm` (forgets the peak of memory and the worst loop delay); `release` (the protocol HOLD begins
 to read); `dial` with `addrs` and perhaps `peer`; `dial each` of `addrs`; `hoard` and `share` (takes all
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from talos.gossip import Gossip
     from talos.host.node import Node
     from talos.identify import IdentifyService
+    from talos.messaging import Messaging
 
 FORBIDDEN = "127.0.9.9"
 BROKEN = "127.0.8.8"
@@ -158,6 +159,7 @@ class Victim:
         self.delay = LoopDelay()
         self.observer = observer
         self.dht: Dht | None = None
+        self.messaging: Messaging | None = None
         self.hoarded: list[int] = []
 
     def hoard(self) -> None:
@@ -299,7 +301,18 @@ class Victim:
             "events": dict(self.observer.events),
             "peers": list(self.observer.peers),
             **({"dht": asdict(self.dht.status())} if self.dht is not None else {}),
+            **({"letters": letters(self.messaging)} if self.messaging is not None else {}),
         }
+
+
+def letters(messaging: Messaging) -> dict[str, list[str]]:
+    """Ids and contents of what came, and the ids that the log has of it."""
+    came = list(messaging.history())[::-1]
+    return {
+        "ids": [one.id.hex() for one in came],
+        "contents": [one.content.hex() for one in came],
+        "recorded": [one.id.hex() for one in came if one.leaf],
+    }
 
 
 def shift_clock(seconds: float) -> None:
@@ -355,6 +368,10 @@ def config_of(settings: dict[str, Any]) -> NodeConfig:
         timeouts=TimeoutsConfig(**settings.get("timeouts", {})),
         gates=(RaisingGate(),) if settings.get("gate") == "raise" else (),
     )
+    if "messages" in settings:
+        from tests.messaging.writer import wallet
+
+        config = replace(config, key=wallet("bob").identity)
     if "stack" not in settings:
         return config
     stack = node_config(settings["stack"]).stack
@@ -397,6 +414,20 @@ def dht_of(node: Node, settings: dict[str, Any]) -> AbstractAsyncContextManager[
 
 
 @asynccontextmanager
+async def messages_of(node: Node, directory: Path) -> AsyncIterator[Messaging]:
+    from talos.chain import ChainConfig, ChainKeys, open_chain
+    from talos.messaging import WalletKeys, open_messaging
+    from tests.messaging.writer import wallet
+
+    mine = wallet("bob")
+    async with (
+        open_chain(None, ChainConfig(), ChainKeys.of(mine), directory=directory / "chain") as chain,
+        open_messaging(node, WalletKeys(mine), directory=directory, audit=chain) as messaging,
+    ):
+        yield messaging
+
+
+@asynccontextmanager
 async def open_services(
     config: NodeConfig, gossip: dict[str, Any] | None
 ) -> AsyncIterator[tuple[Node, IdentifyService, Gossip | None]]:
@@ -435,6 +466,8 @@ async def main() -> None:
         nursery.start_soon(victim.delay.watch)
         if "dht" in settings:
             victim.dht = await stack.enter_async_context(dht_of(node, settings["dht"]))
+        if "messages" in settings:
+            victim.messaging = await stack.enter_async_context(messages_of(node, Path(settings["messages"])))
         with node.observe(victim.observer):
             print(json.dumps({"addrs": [str(addr) for addr in node.addrs]}), flush=True)
             async for command in asked:

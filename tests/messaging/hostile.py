@@ -6,7 +6,7 @@ import secrets
 import uuid
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -20,19 +20,31 @@ from talos.messaging.seal import seal
 from talos.wire.message_stream import MessageStream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from talos.host.node import Node
+    from talos.identity.peer_id import PeerId
     from talos.identity.wallet import Wallet
     from tests.messaging.harness import Person
 
 MARK = b"\x01\x01"
 
 
+class Target(Protocol):
+    """Whom the letters are for."""
+
+    @property
+    def wallet(self) -> Wallet: ...
+    @property
+    def peer(self) -> PeerId: ...
+    @property
+    def clock(self) -> Callable[[], int]: ...
+
+
 class Mallory:
     """Writes envelopes by hand; `ask` brings them and gives the answers."""
 
-    def __init__(self, wallet: Wallet, node: Node, victim: Person) -> None:
+    def __init__(self, wallet: Wallet, node: Node, victim: Target) -> None:
         self.wallet = wallet
         self.node = node
         self.victim = victim
