@@ -90,6 +90,28 @@ def test_what_a_peer_writes_drives_no_terminal(network: Network) -> None:
     assert [line.startswith("          ") for line in lines] == [False, True, True, True]
 
 
+def test_files_arrive_whole_and_under_safe_names(network: Network, tmp_path: Path) -> None:
+    _, alice, bob = network
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    data = bytes(range(256)) * 4000
+    (folder / "a.bin").write_bytes(data)
+    (folder / "link").symlink_to("/etc/passwd")
+    done = alice.run("send-file", "bob", str(folder / "a.bin"), "--name", "../\x1b[31mred.bin")
+    assert done.returncode == 0, done.stderr
+    assert "verified by bob" in done.stdout.decode()
+    offered, arrived = alice.rows("send-file", "bob", str(folder))
+    assert (offered["state"], arrived["state"]) == ("offered", "complete")
+    assert offered["skipped"] == ["link"]
+    found = {path.name: path.read_bytes() for path in (bob.home / "downloads").rglob("*.bin")}
+    assert found.pop("a.bin") == data
+    ((name, content),) = found.items()
+    assert content == data
+    assert name.isprintable()
+    assert [row["name"] for row in bob.rows("history", "--files") if row["kind"] == "message"][-1] == "notes"
+    assert alice.error("send-file", "bob", str(tmp_path / "nothing"))["code"] == "file_unusable"
+
+
 def test_who_is_blocked_is_told_no(network: Network) -> None:
     _, alice, bob = network
     assert bob.run("contacts", "block", alice.peer_id).returncode == 0
@@ -110,18 +132,27 @@ def test_a_message_waits_for_somebody_who_is_not_there(network: Network, tmp_pat
     dave = Peer(homes["dave"])
     (homes["dave"] / "config.toml").write_text(f'[node]\nbootstrap = ["{server.addr}"]\n')
     (homes["dave"] / "config.toml").chmod(0o600)
-    done = dave.run("send", carol.peer_id, "are you there?", "--wait", "2", "--json")
+    done = dave.run("send", carol.peer_id, "are you there?", "--wait", "1", "--json")
     assert done.returncode == 75
     assert checked(done.stdout)["state"] == "queued"
     assert checked(done.stderr.splitlines()[-1])["code"] == "queued"
     (waiting,) = dave.rows("outbox", "list")
     assert (waiting["peer_id"], waiting["state"]) == (carol.peer_id, "queued")
 
+    (homes["carol"] / "config.toml").write_text('[messages]\nstrangers = "ask"\n')
+    (homes["carol"] / "config.toml").chmod(0o600)
     with running(homes["carol"], "up", "--no-mdns", *LISTEN, "--bootstrap", server.addr) as carol:
         assert carol.run("wait", "--peers", "1").returncode == 0
-        assert dave.rows("send", carol.peer_id, "hello again")[0]["state"] == "delivered"
-        assert texts(carol) == [("in", "are you there?"), ("in", "hello again")]
-        assert dave.rows("outbox", "list") == []
+        (kept,) = dave.rows("send", carol.peer_id, "hello again", "--until", "stored")
+        assert (kept["state"], kept["receipt"]) == ("stored", None)
+        assert texts(carol) == [], "whom carol has not let in says nothing to her"
+        (stranger,) = carol.rows("contacts", "pending")
+        assert stranger["messages"] == 2
+        (let_in,) = carol.rows("contacts", "accept", stranger["peer_id"], "--name", "dave")
+        assert (let_in["alias"], let_in["blocked"]) == ("dave", False)
+        assert texts(carol, "dave") == [("in", "are you there?"), ("in", "hello again")]
+        assert carol.rows("contacts", "pending") == []
+        assert dave.rows("send", carol.peer_id, "thank you")[0]["state"] == "delivered"
 
 
 def test_mistakes_are_told(network: Network) -> None:
