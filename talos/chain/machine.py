@@ -209,10 +209,10 @@ class ChainMachine:
         """None while nothing waits or may be sealed."""
         return self._sealing.due() if self._may_seal else None
 
-    def is_due(self, now: Now) -> bool:
-        """Whether what waits is to be sealed now."""
-        due = self._seal_time()
-        return due is not None and due <= now.seconds
+    @property
+    def full(self) -> bool:
+        """So much waits that the next block does not wait for its time."""
+        return self._sealing.full
 
     def mined(self, ticket: int, nonce: int, _now: Now) -> list[Effect]:
         """The draft's nonce; nothing when the draft has lost its place meanwhile."""

@@ -218,8 +218,9 @@ class Recorder:
 
     def _kept(self, rows: Iterable[Row], *, first: bool) -> None:
         """They are durable and wait for a block; whoever seals is told when that changes something."""
-        self._boxes.update({row.key: row.box for row in rows})
-        if first or self._machine.is_due(now()):
+        for row in rows:
+            self._boxes[row.key] = row.box
+        if first or self._machine.full:
             self._driver.kick()
 
     async def _durable(self, keys: Iterable[bytes]) -> None:

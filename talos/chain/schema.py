@@ -20,7 +20,7 @@ __all__ = ["DATABASE_NAME", "TABLES", "create", "open_reader", "open_writer", "t
 DATABASE_NAME: Final = "chain.db"
 SCHEMA_VERSION: Final = 1
 BUSY_SECONDS = 5.0
-JOURNAL_BYTES: Final = 4 * 1024 * 1024
+JOURNAL_BYTES: Final = 16 * 1024 * 1024
 """A journal that is longer is written back by the writer's thread."""
 
 TABLES: Final = """

@@ -150,8 +150,12 @@ class Sealing:
         since, config = self._mempool.since, self._config
         if since is None:
             return None
-        full = len(self._mempool) >= config.seal_items or self._mempool.size >= config.seal_bytes
-        return (since if full else since + config.seal_seconds) + self._turns * TURN_SECONDS
+        return (since if self.full else since + config.seal_seconds) + self._turns * TURN_SECONDS
+
+    @property
+    def full(self) -> bool:
+        """So much waits that time makes no difference."""
+        return len(self._mempool) >= self._config.seal_items or self._mempool.size >= self._config.seal_bytes
 
     @property
     def _turns(self) -> int:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from talos.chain.effects import Stored
+    from talos.errors import ChainError
 
 __all__ = ["Store"]
 
@@ -35,6 +36,7 @@ MAX_EVIDENCE = 1024
 MAX_ASKED = 4096
 """Keys in one question; SQLite takes 32,766."""
 WAL_HEADER_BYTES = 32
+_KEEP: Final = "INSERT INTO mempool(k, entry, sealed) VALUES(?,?,?)"
 MAX_LEVELS = 8
 
 
@@ -91,19 +93,27 @@ class Store:
 
     def append(self, rows: Sequence[Row]) -> None:
         """Makes entries durable that wait for their block."""
-        with self._transaction() as db:
-            self._keep(db, rows)
+        if len(rows) > 1:
+            with self._transaction() as db:
+                self._keep(db, rows)
+            return
+        self._check()
+        try:
+            for row in rows:  # one statement is a transaction by itself
+                self._db.execute(_KEEP, (row.key, row.entry, row.kept()))
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
 
     @staticmethod
     def _keep(db: sqlite3.Connection, rows: Sequence[Row]) -> None:
-        db.executemany(
-            "INSERT INTO mempool(k, entry, sealed) VALUES(?,?,?)", [(row.key, row.entry, row.kept()) for row in rows]
-        )
+        db.executemany(_KEEP, [(row.key, row.entry, row.kept()) for row in rows])
 
     def known(self, keys: Sequence[bytes]) -> set[bytes]:
         """Which of these message keys the chain's blocks have. In the writer's turn: its own pages are at hand."""
         found: set[bytes] = set()
         try:
+            if len(keys) == 1:
+                return {key for (key,) in self._db.execute("SELECT k FROM mid WHERE k=?", keys)}
             for at in range(0, len(keys), MAX_ASKED):
                 part = keys[at : at + MAX_ASKED]
                 query = f"SELECT k FROM mid WHERE k IN ({','.join('?' * len(part))})"  # noqa: S608 - question marks
@@ -232,7 +242,7 @@ class Store:
             db.executemany("INSERT INTO pinned VALUES(?,?)", pinned)
         if db.execute("SELECT EXISTS(SELECT 1 FROM mempool)").fetchone()[0]:
             db.executemany("DELETE FROM mempool WHERE k=?", zip(keys))
-        kept = [(key, box) for key in keys if (box := boxes.get(key))]
+        kept = sorted([(key, box) for key in keys if (box := boxes.get(key))])
         db.executemany("INSERT OR REPLACE INTO receipt VALUES(?,?)", kept)
 
     @staticmethod
@@ -268,22 +278,29 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        if self._failed is not None:
-            raise self._failed.__class__(*self._failed.args) from self._failed
+        self._check()
         db = self._db
         try:
             db.execute("BEGIN IMMEDIATE")
             yield db
             db.execute("COMMIT")
         except sqlite3.Error as error:
-            found = schema.translated(error, self.path)
-            if isinstance(found, StoreFailed):
-                self._failed = found
-            self._roll_back()
-            raise found from error
+            raise self._failure(error) from error
         except BaseException:
             self._roll_back()
             raise
+
+    def _check(self) -> None:
+        if self._failed is not None:
+            raise self._failed.__class__(*self._failed.args) from self._failed
+
+    def _failure(self, error: sqlite3.Error) -> ChainError:
+        """What becomes of a transaction that SQLite refused: nothing of it is there."""
+        found = schema.translated(error, self.path)
+        if isinstance(found, StoreFailed):
+            self._failed = found
+        self._roll_back()
+        return found
 
     def _roll_back(self) -> None:
         if self._db.in_transaction:

@@ -5,7 +5,6 @@ A lone entry is written without a thread while commits take less than a millisec
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from typing import TYPE_CHECKING, TypeVar
@@ -37,7 +36,7 @@ class Writer:
         self._append = append
         self.turn = trio.Lock()
         self._thread = trio.CapacityLimiter(1)
-        self._seconds: deque[float] = deque(maxlen=SAMPLES)
+        self._slow: deque[bool] = deque(maxlen=SAMPLES)
         self.fast = False
         """The 95th percentile of the last commits: measured, not assumed."""
         self.stopped: ChainError | None = None
@@ -65,9 +64,9 @@ class Writer:
         except StoreFailed as error:
             self.stopped = error
             raise
-        self._seconds.append(time.perf_counter() - started)
-        ordered = sorted(self._seconds)
-        self.fast = len(ordered) >= SAMPLES_NEEDED and ordered[math.ceil(0.95 * len(ordered)) - 1] < FAST_SECONDS
+        self._slow.append(time.perf_counter() - started >= FAST_SECONDS)
+        count = len(self._slow)
+        self.fast = count >= SAMPLES_NEEDED and sum(self._slow) <= count // 20
 
     async def alone(self, function: Callable[..., T], *args: object) -> T:
         """Runs `function` in a thread when it is its turn; not cancelled once it runs. ChainError of it, or ours."""
