@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from talos.errors import ConfigError, TransferFailed
+from talos.errors import AuditError, ConfigError, TransferFailed
+from talos.messaging.code import AckState, MessageType
+from talos.messaging.content import StreamEnd, StreamKind
 from talos.messaging.files import exchange, serving
 from talos.messaging.files.code import FileCode
-from talos.messaging.files.config import FileConfig
+from talos.messaging.files.config import Accept, FileConfig
 from talos.messaging.files.frames import (
     MAX_FRAME_BYTES,
     PROTOCOL_ID,
@@ -355,3 +357,164 @@ def test_limits_that_make_no_sense() -> None:
     for wrong in ({"window_bytes": MIB - 1}, {"serve_bytes": MIB}, {"entries": 10_001}, {"transfers": 0}):
         with pytest.raises(ConfigError):
             FileConfig(**wrong)  # type: ignore[arg-type]
+
+
+# --------------------------------------------------------------------------------- the rest of life
+
+
+async def test_the_last_message_of_a_transfer(alice: Sender, bob: Sender, tmp_path: Path) -> None:
+    """It is judged by the receiver's state, and by nobody who does not know the transfer."""
+    (tmp_path / "a.txt").write_text("a\n")
+    ask = FileConfig(accept=Accept.NOBODY, ask=True)
+    async with alice.files_open() as from_alice, bob.files_open(ask) as to_bob:
+        alice.knows(bob)
+        bob.knows(alice)
+        sent = await from_alice.send(bob.peer, tmp_path / "a.txt")
+        with trio.fail_after(10):
+            await arrived(to_bob)
+            root = sent.offer.manifest_hash
+            for end, verdict, code in (
+                (StreamEnd(stream_id=bytes(16)), AckState.UNSUPPORTED, 0),
+                (StreamEnd(stream_id=sent.id, root=bytes(32)), AckState.DECLINED, FileCode.HASH_MISMATCH),
+                (StreamEnd(stream_id=sent.id, root=root), AckState.DECLINED, FileCode.HASH_MISMATCH),
+            ):
+                posted = await alice.messaging.post(bob.peer, MessageType.STREAM_END, end.encode())
+                done = await posted.wait()
+                assert (done.ack_state, done.code) == (verdict, code)
+            back = StreamEnd(stream_id=sent.id, root=root).encode()
+            answered = await (await bob.messaging.post(alice.peer, MessageType.STREAM_END, back)).wait()
+            assert answered.ack_state == AckState.DECLINED
+            assert sent.state is TransferState.OFFERED
+
+
+async def test_an_offer_again_and_one_under_a_name_that_is_taken(alice: Sender, bob: Sender, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a\n")
+    async with alice.files_open() as from_alice, bob.files_open() as to_bob:
+        alice.knows(bob)
+        bob.knows(alice)
+        sent = await from_alice.send(bob.peer, tmp_path / "a.txt")
+        assert sent.manifest is not None
+        with trio.fail_after(10):
+            await sent.wait()
+            offer = replace(sent.offer, manifest=sent.manifest.encode())
+            for content, verdict, code in (
+                (offer, AckState.ACCEPTED, 0),
+                (replace(offer, stream_id=bytes(16), codec="zip"), AckState.DECLINED, FileCode.CODEC),
+                (replace(offer, stream_id=bytes(16), kind=StreamKind.LIVE), AckState.UNSUPPORTED, 0),
+            ):
+                posted = await alice.messaging.post(bob.peer, MessageType.STREAM_START, content.encode())
+                done = await posted.wait()
+                assert (done.ack_state, done.code) == (verdict, code)
+            back = await bob.messaging.post(alice.peer, MessageType.STREAM_START, offer.encode())
+            done = await back.wait()
+            assert (done.ack_state, done.code) == (AckState.DECLINED, FileCode.POLICY)
+        assert len(to_bob.transfers()) == 1
+
+
+async def test_an_offer_that_cannot_be_recorded_is_none(alice: Sender, bob: Sender, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a\n")
+    async with alice.files_open() as from_alice, bob.files_open():
+        alice.knows(bob)
+        await (await from_alice.send(bob.peer, tmp_path / "a.txt")).wait()
+        alice.log.refuse = True
+        with pytest.raises(AuditError):
+            await from_alice.send(bob.peer, tmp_path / "a.txt")
+        assert len(from_alice.transfers()) == 1
+
+
+async def test_an_offer_that_is_taken_back_or_expires(alice: Sender, bob: Sender, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a\n")
+    async with alice.files_open() as from_alice:
+        late = await from_alice.send(bob.peer, tmp_path / "a.txt")
+        back = await from_alice.send(bob.peer, tmp_path / "a.txt")
+        await alice.messaging.cancel(late.message_id)
+        with pytest.raises(TransferFailed) as caught, trio.fail_after(10):
+            await late.wait()
+        assert (late.state, caught.value.code) == (TransferState.FAILED, FileCode.EXPIRED)
+        await from_alice.cancel(back.id)
+        assert back.state is TransferState.CANCELLED
+        assert alice.messaging.outbox() == []
+
+
+async def test_no_room_by_the_time_the_owner_says_yes(alice: Sender, bob: Sender, tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(noise(1000))
+    ask = FileConfig(accept=Accept.NOBODY, ask=True, folder_bytes=1500)
+    async with alice.files_open() as from_alice, bob.files_open(ask) as to_bob:
+        alice.knows(bob)
+        bob.knows(alice)
+        sent = await from_alice.send(bob.peer, tmp_path / "a.bin")
+        with trio.fail_after(10):
+            got = await arrived(to_bob)
+            (bob.downloads / "mine").write_bytes(bytes(600))
+            with pytest.raises(TransferFailed):
+                await to_bob.accept(got.id)
+            with pytest.raises(TransferFailed):
+                await sent.wait()
+        assert (sent.state, sent.code, got.state) == (TransferState.DECLINED, FileCode.NO_SPACE, TransferState.DECLINED)
+
+
+@pytest.mark.parametrize("gone", [True, False])
+async def test_a_source_that_changed_while_the_sender_was_away(
+    alice: Sender, bob: Sender, tmp_path: Path, *, gone: bool
+) -> None:
+    path = tmp_path / "data.bin"
+    path.write_bytes(noise(MIB))
+    async with alice.files_open() as from_alice:
+        await from_alice.send(bob.peer, path)
+    if gone:
+        path.unlink()
+    else:
+        path.write_bytes(noise(MIB, seed=2))
+    async with alice.files_open() as from_alice, bob.files_open():
+        alice.knows(bob)
+        await alice.node.connect(bob.peer)
+        (sent,) = from_alice.transfers()
+        with pytest.raises(TransferFailed) as caught, trio.fail_after(10):
+            await sent.wait()
+        assert caught.value.code == FileCode.SOURCE_CHANGED
+
+
+async def test_a_sender_that_says_nothing_is_left(
+    alice: Sender, bob: Sender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data.bin").write_bytes(noise(MIB))
+    impatient = FileConfig(block_seconds=0.05)
+    async with alice.files_open() as from_alice, bob.files_open(impatient) as to_bob:
+        alice.knows(bob)
+        with monkeypatch.context() as patched, trio.fail_after(10):
+            patched.setattr(serving.Serving, "_seal", stuck)
+            sent = await from_alice.send(bob.peer, tmp_path / "data.bin")
+            got = await arrived(to_bob)
+            while got.state is not TransferState.PAUSED:  # noqa: ASYNC110 - whatever stops it
+                await trio.sleep(0.005)
+        with trio.fail_after(20):
+            await sent.wait()
+
+
+@pytest.mark.parametrize("said", [Fault(FileCode.CANCELLED), FileDone(1), Chunk(0, 0, False, bytes(16))], ids=str)
+async def test_a_long_list_that_does_not_come(alice: Sender, bob: Sender, tmp_path: Path, said: Frame) -> None:
+    source = tmp_path / "many"
+    source.mkdir()
+    for number in range(600):
+        (source / f"{number}.txt").touch()
+    async with alice.files_open() as from_alice, bob.files_open() as to_bob:
+        alice.knows(bob)
+        from_alice._exchange._serve = stuck  # type: ignore[method-assign,assignment]
+        offered = await from_alice.send(bob.peer, source)
+        with trio.fail_after(10):
+            got = await arrived(to_bob)
+            await hostile(alice, bob, Hello(offered.id, Side.SENDS), said)
+            while isinstance(said, Fault) and not got.state.final:  # a stream that Bob opens ends this one unread
+                await hostile(alice, bob, Hello(offered.id, Side.SENDS), said)
+            assert (got.state is TransferState.CANCELLED) == isinstance(said, Fault)
+    assert tree(bob.downloads) == {}
+
+
+async def test_a_list_over_its_limit(
+    alice: Sender, bob: Sender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("talos.messaging.files.service.MAX_MANIFEST_BYTES", 50)
+    (tmp_path / "a.txt").touch()
+    async with alice.files_open() as from_alice:
+        with pytest.raises(TransferFailed, match="4 MiB"):
+            await from_alice.send(bob.peer, tmp_path / "a.txt")

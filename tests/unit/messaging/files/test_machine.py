@@ -66,6 +66,19 @@ def test_a_chunk_over_the_window_travels_alone() -> None:
     assert plan.finished
 
 
+def test_a_chunk_that_does_not_fit_waits() -> None:
+    big = FileEntry(path="x", size=512 * KIB, mime="", root=bytes(32), sha256=bytes(32), chunk_size=512 * KIB)
+    plan = Pull([entry(3 * SIZE), big], window_bytes=MIB, ahead=2)
+    assert plan.count == 2
+    plan.begin()
+    plan.ready(1, range(3))
+    plan.ready(2, [0])
+    assert plan.wants() == [Want(1, 0, 3)]
+    assert plan.wants() == []
+    deliver(plan, 1, 0)
+    assert plan.wants() == [Want(2, 0, 1)]
+
+
 def test_only_what_is_missing_is_asked_for_across_files() -> None:
     plan = pull(4 * SIZE, 0, 5, ahead=2)
     assert plan.begin() == [1, 2]
