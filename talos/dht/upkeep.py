@@ -63,12 +63,15 @@ class Upkeep:
             case PeerDisconnected(last=True):
                 self._state.connected.discard(event.peer)
             case PeerIdentified():
-                self._identified(event.peer)
+                self._identified(event)
 
-    def _identified(self, peer: PeerId) -> None:
-        state = self._state
-        if state.config.protocol_id not in state.host.peerstore.protocols(peer):
-            state.table.remove(peer)
+    def _identified(self, event: PeerIdentified) -> None:
+        """A node that only asks may have the identity of a server: a command beside the agent of its home."""
+        state, peer = self._state, event.peer
+        if state.config.protocol_id not in event.protocols:
+            others = (each for each in state.host.connections if each is not event.connection)
+            if not any(each.remote_peer == peer for each in others):
+                state.table.remove(peer)
         elif peer not in state.table and peer not in self._checks and len(self._checks) < MAX_CHECKS:
             self._checks.add(peer)
             self._nursery.start_soon(self._check, peer)

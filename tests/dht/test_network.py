@@ -364,6 +364,24 @@ async def test_a_trace_tells_each_step(autojump_clock: MockClock) -> None:
     assert {step.peer for step in steps if step.kind == "answer"} <= {peer.id for peer in peers}
 
 
+async def test_a_server_stays_known_beside_a_command_of_its_home(autojump_clock: MockClock) -> None:
+    """The command's node has the server's identity, only asks, and is gone with its answer."""
+    memory, key = MemoryNetwork(), PrivateKey.generate()
+    async with (
+        dht_network(2, memory=memory) as peers,
+        open_peer(memory, 7, joining(TEST_CONFIG, peers[0]), key=key) as server,
+    ):
+        await server.dht.bootstrapped()
+        await trio.sleep(1)
+        for _ in range(2):
+            assert server.id in {member.peer for member in peers[0].dht.table_peers()}
+            config = joining(CLIENT, peers[0])
+            async with open_peer(memory, 8, config, key=key, listen=False) as command:
+                await command.dht.bootstrapped()
+                await trio.sleep(1)
+            await trio.sleep(1)
+
+
 async def test_a_dead_peer_is_told_as_failed_and_leaves_the_table(autojump_clock: MockClock) -> None:
     memory = MemoryNetwork()
     async with dht_network(3, memory=memory) as peers:
