@@ -395,7 +395,7 @@ async def test_a_recipient_that_does_not_answer_is_given_up_and_tried_again(alic
         await until(lambda: not from_alice._courier._lanes)  # an idle stream is closed
 
 
-async def test_relayed_streams_carry_one_at_a_time(alice: Person, bob: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_relayed_streams_carry_one_at_a_time(alice: Person, bob: Person) -> None:
     async with alice.open() as from_alice, bob.open() as to_bob:
         alice.knows(bob)
         most = 0
@@ -409,7 +409,7 @@ async def test_relayed_streams_carry_one_at_a_time(alice: Person, bob: Person, m
 
         courier._send_some = watched  # type: ignore[method-assign]
         connection = await alice.node.connect(bob.peer)
-        monkeypatch.setattr(type(connection), "limited", True)
+        connection.limited = True  # type: ignore[misc,unused-ignore]
         for number in range(10):
             await from_alice.send(bob.peer, f"{number}")
         assert await texts(to_bob, 10) == [f"{number}" for number in range(10)]
