@@ -192,6 +192,9 @@ class MempoolFull(AuditError):
 class EntryConflict(AuditError):
     """The same message was recorded before with other content; both are kept."""
 
+    entry: bytes = b""
+    """The second content."""
+
 
 class ChainFrozen(AuditError):
     """Its author signed two blocks for one height; the chain takes nothing more."""

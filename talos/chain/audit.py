@@ -17,6 +17,7 @@ from talos.chain.block import Item, Prepared
 from talos.chain.checkpoint import verifiers_of
 from talos.chain.core import Core
 from talos.chain.entry import Committer, Entry
+from talos.chain.noting import note_evidence
 from talos.chain.opening import open_store
 from talos.chain.receipt import Receipt, check_receipt, sign_receipt
 from talos.chain.replicas import Replicas, SyncResult, open_replicas
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from talos.chain.config import ChainConfig, ChainKeys
     from talos.chain.effects import Effect, Stored
     from talos.chain.entry import Committed, Kind
+    from talos.chain.genesis import Mode
     from talos.chain.opening import OpenChain
     from talos.chain.proof import LogProof
 
@@ -76,6 +78,11 @@ class Chain:
     @property
     def chain_id(self) -> bytes:
         return self._opened.params.chain_id
+
+    @property
+    def mode(self) -> Mode:
+        """As its genesis says."""
+        return self._opened.params.mode
 
     @property
     def origin(self) -> str:
@@ -273,6 +280,7 @@ async def _running(opened: OpenChain, config: ChainConfig, keys: ChainKeys, node
     try:
         async with background() as nursery:
             nursery.start_soon(chain.core.run)
+            nursery.start_soon(note_evidence, chain.core.listen(), chain.note)
             if node is None:
                 yield chain
             else:

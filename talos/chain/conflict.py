@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from talos.chain.effects import Effect, Stored
     from talos.chain.state import ChainState
 
-__all__ = ["checkpoint_conflict", "equivocation", "read_signed"]
+__all__ = ["checkpoint_conflict", "covered", "equivocation", "read_signed"]
 
 MAX_STATUS_NOTE = 4096
 
@@ -54,3 +54,10 @@ def checkpoint_conflict(state: ChainState, note: bytes) -> list[Effect]:
     file = Evidence(Statements.HEADER_AND_NOTE, ours.raw + ours.sig, note).encode()
     text = f"author {ours.header.author_pk.hex()} signed two roots at size {checkpoint.size}: the chain is frozen"
     return [KeepEvidence(file), Alarm(AlarmKind.FROZEN, text)]
+
+
+def covered(state: ChainState, note: bytes) -> int | None:
+    """The size of a feed's checkpoint, where our copy reaches it and has the same root. The signature was checked."""
+    checkpoint, _ = opened_by(note, verifiers_of(state.params), max_bytes=MAX_STATUS_NOTE)
+    ours = state.source.ending_at(checkpoint.size) if state.params.mode is Mode.FEED else None
+    return checkpoint.size if ours is not None and ours.header.log_root == checkpoint.root else None

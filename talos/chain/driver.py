@@ -23,6 +23,7 @@ from talos.chain.effects import (
     Effect,
     Evidence,
     Fault,
+    KeepCheckpoint,
     Mine,
     Now,
     Persist,
@@ -103,7 +104,7 @@ class Driver:
                     scope = self._mining.pop(effect.ticket, None)
                     if scope is not None:
                         scope.cancel()
-                case Persist() | Stage() | DropStage() | Replace() | Evidence():
+                case Persist() | Stage() | DropStage() | Replace() | Evidence() | KeepCheckpoint():
                     self._send_disk.send_nowait(effect)
                 case Alarm():
                     _log.warning("%s", effect.text)
@@ -161,9 +162,9 @@ class Driver:
             header = tip.header
             made = Checkpoint(self._opened.params.origin, header.log_size, header.log_root).sign(self._opened.key)
             if made != note:
-                await self._writer.alone(self._sign_end, header.log_size, made)
+                await self._writer.alone(self._keep_checkpoint, header.log_size, made)
 
-    def _sign_end(self, size: int, note: bytes) -> None:
+    def _keep_checkpoint(self, size: int, note: bytes) -> None:
         self._store.put_checkpoint(size, note)
         self._store.write_head(note)
 
@@ -234,6 +235,9 @@ class Driver:
                 await alone(store.put_evidence, file)
                 if self.machine.frozen_at is not None:
                     await alone(store.set_meta, "frozen", self.machine.frozen_at.to_bytes(8, "big"))
+                self.hears(effect)
+            case KeepCheckpoint(size=size, note=note):
+                await alone(self._keep_checkpoint, size, note)
 
     async def _persist(self, blocks: tuple[Checked, ...]) -> None:
         keys = [key for block in blocks for key in block.keys]

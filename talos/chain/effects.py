@@ -214,9 +214,17 @@ class Announce:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Two statements of one author that cannot both be true: keep the file."""
+    """Two statements of one author that cannot both be true, or the second content of a message: keep the file."""
 
     file: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeepCheckpoint:
+    """The author's own, of this size, and our copy agrees: keep it, so that the copy is never taken back behind it."""
+
+    size: int
+    note: bytes
 
 
 class AlarmKind(enum.Enum):
@@ -248,5 +256,6 @@ Effect: TypeAlias = (
     | Fault
     | Announce
     | Evidence
+    | KeepCheckpoint
     | Alarm
 )

@@ -24,9 +24,10 @@ from talos.errors import ProofInvalid
 if TYPE_CHECKING:
     from talos.chain.genesis import Params
 
-__all__ = ["MAX_EVIDENCE_BYTES", "Evidence", "Statements"]
+__all__ = ["CONFLICT_MAGIC", "MAGIC", "MAX_EVIDENCE_BYTES", "Evidence", "Statements", "conflicting"]
 
 MAGIC = b"talos/evidence/v1\n"
+CONFLICT_MAGIC = b"talos/conflict/v1\n"
 MAX_EVIDENCE_BYTES = len(MAGIC) + 1 + 2 * (4 + MAX_NOTE_BYTES)
 
 
@@ -89,6 +90,11 @@ _NOTES = {
     Statements.NOTES: (True, True),
     Statements.HEADER_AND_NOTE: (False, True),
 }
+
+
+def conflicting(entry: bytes) -> bytes:
+    """The file that keeps the second content of a message key; the first is in the chain. It accuses nobody."""
+    return CONFLICT_MAGIC + entry
 
 
 def _signed_header(params: Params, statement: bytes) -> Header:

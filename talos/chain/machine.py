@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from talos.chain.conflict import checkpoint_conflict
+from talos.chain.conflict import checkpoint_conflict, covered
 from talos.chain.effects import (
     Alarm,
     AlarmKind,
@@ -31,6 +31,7 @@ from talos.chain.effects import (
     Effect,
     Evidence,
     Fault,
+    KeepCheckpoint,
     Mine,
     Now,
     Peer,
@@ -74,6 +75,7 @@ __all__ = [
     "Effect",
     "Evidence",
     "Fault",
+    "KeepCheckpoint",
     "MachineConfig",
     "Mine",
     "Now",
@@ -114,6 +116,8 @@ class ChainMachine:
         self._following = Following(self._state, self._sessions, None if key is None else key.public_key.data)
         self._serving = Serving(self._state, self._sessions)
         self._writing: Persist | Replace | None = None
+        self._copies = key is None
+        self._covered = 0
         self.checkpoint = b""
         """The newest signed one, for STATUS."""
 
@@ -232,7 +236,7 @@ class ChainMachine:
             self._sealing.replaced(writing.readmit, now)
         effects: list[Effect] = [*self._sealing.stop(), Announce(self.tip)]
         effects += self._following.written(now, own=isinstance(writing, Persist) and writing.own)
-        return self._settled(effects, now)
+        return self._settled(effects + self._cover(), now)
 
     def persist_failed(self) -> list[Effect]:
         """The store refused: own entries wait on, another branch is let go."""
@@ -301,9 +305,24 @@ class ChainMachine:
                 effects += checkpoint_conflict(self._state, status.checkpoint)
             except ProofInvalid as error:
                 return self._following.blame(session.peer, "CHECKPOINT", str(error), now)
+            effects += self._cover()
         if abs(status.now_ms - now.unix_ms) > MAX_AHEAD_MS and not session.clock_warned:
             session.clock_warned = True
             effects.append(Alarm(AlarmKind.CLOCK, "our clock and a peer's are more than two hours apart"))
+        return effects
+
+    def _cover(self) -> list[Effect]:
+        """A copy keeps the newest of its author's checkpoints that it has come to cover, and shows it on."""
+        if not self._copies or self.frozen:
+            return []
+        if not self._covered and self.checkpoint:
+            self._covered = covered(self._state, self.checkpoint) or 0
+        effects: list[Effect] = []
+        for note in {session.status.checkpoint for session in self._sessions if session.status is not None} - {b""}:
+            size = covered(self._state, note)
+            if size is not None and size > self._covered:
+                self._covered, self.checkpoint = size, note
+                effects.append(KeepCheckpoint(size, note))
         return effects
 
     def _heard_response(self, session: Session, response: Response, now: Now) -> list[Effect]:

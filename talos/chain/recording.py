@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from talos.chain.driver import now
+from talos.chain.effects import Evidence
+from talos.chain.evidence import conflicting
 from talos.chain.reading import Row
-from talos.errors import AuditError, ChainError, LocalProtocolError, MempoolFull
+from talos.errors import AuditError, ChainError, EntryConflict, LocalProtocolError, MempoolFull
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -149,6 +151,8 @@ class Recorder:
                 request.duplicates = self._machine.admit_all(request.entries, known, moment)
             except (ChainError, LocalProtocolError) as error:
                 request.error = error
+                if isinstance(error, EntryConflict):
+                    self._driver.do([Evidence(conflicting(error.entry))])
                 continue
             for prepared, box, duplicate in zip(request.entries, request.boxes, request.duplicates, strict=True):
                 if not duplicate:

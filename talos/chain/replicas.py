@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ import trio
 
 from talos.chain.core import Core
 from talos.chain.genesis import Mode
+from talos.chain.noting import pass_on
 from talos.chain.opening import open_replica
 from talos.chain.schema import DATABASE_NAME
 from talos.chain.sync import CHAIN, ChainService
@@ -142,6 +143,7 @@ class Replicas:
         readers = self._config.readers
         self.service.add(core, lambda peer: peer.to_bytes() in authors or peer in readers)
         self._nursery.start_soon(core.run)
+        self._nursery.start_soon(pass_on, core, self._own)
         if params.mode is Mode.FEED:
             for author in authors:
                 peer = PeerId.from_bytes(author)
@@ -152,9 +154,10 @@ class Replicas:
 async def open_replicas(host: Host, config: ChainConfig, own: Core) -> AsyncIterator[Replicas]:
     """Answers `/talos/chain/1.0.0` and follows, for the length of the block."""
     async with AsyncExitStack() as stack:
+        after = stack.enter_context(ExitStack())  # no thread reads any more when files are closed
         nursery = await stack.enter_async_context(background())
         replicas = Replicas(host, config, own, nursery)
-        stack.callback(replicas.close)
+        after.callback(replicas.close)
         await replicas.open()
         with host.mounted(CHAIN, replicas.service.answer):
             yield replicas

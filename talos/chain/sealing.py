@@ -110,8 +110,10 @@ class Sealing:
                     check_item(params, item)
                     pool.add(prepared, now.seconds)
                     added.append(key)
-        except BaseException:
+        except BaseException as error:
             pool.remove(added)
+            if isinstance(error, EntryConflict):
+                error.entry = item.entry
             raise
         return duplicates
 

@@ -39,7 +39,13 @@ if TYPE_CHECKING:
 
 ALICE, BOB, EVE = keys_of(b"Alice"), keys_of(b"Bob"), keys_of(b"Eve")
 QUICK = SyncLimits(
-    first_seconds=0.3, frame_seconds=0.2, header_seconds=0.3, body_seconds=0.3, announce_seconds=0.01, staged_headers=60
+    heartbeat_seconds=0.2,
+    first_seconds=0.3,
+    frame_seconds=0.2,
+    header_seconds=0.3,
+    body_seconds=0.3,
+    announce_seconds=0.01,
+    staged_headers=60,
 )
 FEED = make_params()
 LONG = Builder(FEED).grow(20, 1)
@@ -368,8 +374,8 @@ async def member(
     opened = OpenChain(store=store, params=builder.params, key=KEYS[key], boxes=boxes)
     config = ChainConfig(seal_seconds=0.01, sync=limits)
     chain = Chain(opened, config, keys_of(b"member"))
-    nursery = await stack.enter_async_context(background())
     stack.callback(chain.core.close)
+    nursery = await stack.enter_async_context(background())
     nursery.start_soon(chain.core.run)
     service = ChainService(node, config, nursery)
     service.add(chain.core, lambda _: True, own=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING
 
 from talos.chain import ChainConfig, ChainReader, verify_reader
@@ -52,11 +52,12 @@ async def test_the_heavier_half_wins_and_entries_come_back_once(tmp_path: Path) 
     async with AsyncExitStack() as stack:
         a = await node_of(stack, ALICE)
         b = await node_of(stack, BOB, a)
+        closing = stack.enter_context(ExitStack())
         nursery = await stack.enter_async_context(background())
         chains = {}
         for name, keys in (("a", ALICE), ("b", BOB)):
             chain = Chain(opened(tmp_path / name, keys), CONFIG, keys)
-            stack.callback(chain.core.close)
+            closing.callback(chain.core.close)
             nursery.start_soon(chain.core.run)
             chains[name] = chain
         alice, bob = chains["a"], chains["b"]
