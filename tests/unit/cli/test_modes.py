@@ -201,14 +201,13 @@ CALL: dict[str, Any] = {
     ("kind", "fields", "text"),
     [
         ("peer", {"alias": None, "peer_id": "12D3KooWQ7cExxxxxxxxxxxxx2fA", "connected": True, "addr": "/ip4/1.2.3.4/tcp/1"}, "connected"),
-        ("peer", {"alias": "bob", "peer_id": "x", "connected": False, "addr": None}, "bob gone"),
+        ("peer", {"alias": None, "peer_id": "x", "connected": False, "addr": None}, "x gone"),
         ("call", CALL, "x → files.read  ok  3 ms  block 9\n"),
         ("call", {**CALL, "ok": False, "error_code": -32000, "tool": None, "block": None}, "x → files.tools/call  error -32000  3 ms\n"),
         ("call", {**CALL, "ok": False, "decision": "denied", "reason": "tool", "duration_ms": None}, "x → files.read  denied (tool)  block 9\n"),
         ("call", {**CALL, "ok": False, "type": "refused", "server": None, "tool": None, "method": None}, "x → refused  refused  3 ms"),
         ("block", {"height": 7, "n_items": 2}, "block 7  2 entries\n"),
         ("lagged", {"missed": 7}, "7 events were missed"),
-        ("message", {"id": "ab", "state": "stored"}, "message ab stored"),
     ],
 )  # fmt: skip
 def test_events_as_lines(kind: str, fields: dict[str, Any], text: str, capsys: Any) -> None:

@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,12 +15,13 @@ import trio
 from jsonschema import Draft202012Validator
 
 import talos.cli
-from talos.agent import Agent
+from talos.agent import Agent, AgentConfig
 from talos.control.arguments import Arguments
 from talos.control.failure import Failure
 from talos.control.ops import dht, gossip, load, peers, ping, view
 from talos.errors import TalosError
 from talos.gossip import open_gossip
+from talos.identity.home import Home
 from talos.identity.peer_id import PeerId
 from talos.identity.wallet import Wallet
 from talos.testing.network import addr_of
@@ -87,8 +87,7 @@ async def open_agent(memory: MemoryNetwork, number: int, config: DhtConfig = TES
         open_peer(memory, number, config, key=wallet.identity) as peer,
         open_gossip(peer.node, random=Random(number)) as gossiping,
     ):
-        keys = SimpleNamespace(wallet=wallet, x25519_public=wallet.encryption[0].public())
-        settings: Any = SimpleNamespace(wallet=wallet, keys=keys)
+        settings = AgentConfig(node=peer.node.config, wallet=wallet, home=Home(Path("nowhere")))
         yield Agent(config=settings, node=peer.node, tell=Told(), dht=peer.dht, gossip=gossiping)
 
 
