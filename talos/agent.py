@@ -256,18 +256,23 @@ async def _publish_keys(agent: Agent) -> None:
 
 async def _turn_keys(agent: Agent) -> None:
     """A new encryption key every 30 days, and the end of old ones, for as long as the agent runs."""
-    keys = agent.keys
     while True:
-        wallet = keys.due(_now_ms())
-        if wallet is not None:
-            try:
-                await trio.to_thread.run_sync(keys.save, wallet)
-            except (OSError, WalletError) as error:
-                _log.warning("the encryption key is due for a change, and the wallet cannot be written: %s", error)
-            else:
-                if keys.adopt(wallet) and agent.dht is not None and not agent.config.ephemeral:
-                    await _publish_keys(agent)
+        await _turn_keys_once(agent)
         await trio.sleep(KEY_CHECK_SECONDS)
+
+
+async def _turn_keys_once(agent: Agent) -> None:
+    keys = agent.keys
+    wallet = keys.due(_now_ms())
+    if wallet is None:
+        return
+    try:
+        await trio.to_thread.run_sync(keys.save, wallet)
+    except (OSError, WalletError) as error:
+        _log.warning("the encryption key is due for a change, and the wallet cannot be written: %s", error)
+        return
+    if keys.adopt(wallet) and agent.dht is not None and not agent.config.ephemeral:
+        await _publish_keys(agent)
 
 
 async def _tell_messages(agent: Agent, messaging: Messaging) -> None:
@@ -360,8 +365,10 @@ def _now_ms() -> int:
 async def _open_chain(stack: AsyncExitStack, config: AgentConfig, node: Node) -> Chain:
     from talos.chain import ChainConfig, ChainKeys, open_chain
 
-    home = config.home
-    opening = open_chain(
-        node, config.chain or ChainConfig(), ChainKeys.of(config.wallet), directory=home.chain, old_log=home.audit
-    )
-    return await stack.enter_async_context(opening)
+    home, wanted = config.home, config.chain or ChainConfig()
+    opening = open_chain(node, wanted, ChainKeys.of(config.wallet), directory=home.chain, old_log=home.audit)
+    chain = await stack.enter_async_context(opening)
+    if chain.mode is not wanted.mode:  # to switch would contradict what was signed
+        mine, said = chain.mode.name.lower(), wanted.mode.name.lower()
+        raise ConfigError(f'chain.mode is "{said}", but the chain in {home.chain} is "{mine}" for good')
+    return chain

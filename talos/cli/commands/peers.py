@@ -44,4 +44,6 @@ def _tell(session: Session, peer: Mapping[str, Any]) -> None:
     where = peer["addr"] or "no address known"
     layers = " ".join(filter(None, (peer["security"], peer["muxer"])))
     path = peer["path"] or ("connected" if peer["connected"] else "not connected")
-    session.out.line("  ".join(filter(None, (short(peer["peer_id"]), path, where, layers, peer["agent"] or ""))))
+    session.out.line(
+        "  ".join(filter(None, (peer["alias"] or short(peer["peer_id"]), path, where, layers, peer["agent"] or "")))
+    )

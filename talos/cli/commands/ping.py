@@ -39,4 +39,5 @@ def ping(session: Session, *, who: str, count: int | None, interval: float) -> N
 
 def _tell(session: Session, answer: Mapping[str, Any]) -> None:
     layers = " ".join(filter(None, (answer["security"], answer["muxer"])))
-    session.out.line(f"{short(answer['peer_id'])}  {answer['rtt_ms']} ms  {answer['path']}  {answer['addr']}  {layers}")
+    who = answer["alias"] or short(answer["peer_id"])
+    session.out.line(f"{who}  {answer['rtt_ms']} ms  {answer['path']}  {answer['addr']}  {layers}")

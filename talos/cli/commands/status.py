@@ -79,6 +79,8 @@ def _services(found: Mapping[str, Any]) -> list[str]:
         words.append(f"chain {chain.get('height', '-')}")
     if found["outbox"] is not None:
         words.append(f"outbox {found['outbox']}")
+    if found["transfers"]:
+        words.append(f"{found['transfers']} transfers")
     if mcp:
         words.append(f"{mcp['sessions']} mcp sessions")
     return words

@@ -116,7 +116,8 @@ def _check(message: StoredMessage) -> None:
     if message.state is MessageState.EXPIRED:
         raise MessageExpired("the message expired before it was delivered")
     if message.state is MessageState.FAILED:
-        raise DeliveryFailed(f"{message.peer} refused the message: {_word(message.code)}", code=message.code)
+        why = "it takes none of this identity" if message.code == Code.REFUSED else _word(message.code)
+        raise DeliveryFailed(f"{message.peer} refused the message: {why}", code=message.code)
     if message.ack_state == AckState.UNSUPPORTED:
         raise DeliveryFailed(f"{message.peer} has the message and does not understand it", code=Code.UNSUPPORTED)
 

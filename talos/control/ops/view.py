@@ -26,7 +26,7 @@ def connected_peer(agent: Agent, connection: HostConnection) -> dict[str, object
     rtt = connection.stats.rtt_seconds
     return {
         "peer_id": str(connection.remote_peer),
-        "alias": None,
+        "alias": agent.config.people.name_of(str(connection.remote_peer)) if agent.config.people else None,
         "claimed_name": None,
         "agent": agent.node.peerstore.agent_version(connection.remote_peer) or None,
         "connected": True,
@@ -45,7 +45,7 @@ def known_peer(agent: Agent, peer: PeerId, addr: str | None, path: str | None = 
     absent = dict.fromkeys(("transport", "security", "muxer", "rtt_ms", "since"))
     return {
         "peer_id": str(peer),
-        "alias": None,
+        "alias": agent.config.people.name_of(str(peer)) if agent.config.people else None,
         "claimed_name": None,
         "agent": agent.node.peerstore.agent_version(peer) or None,
         "connected": False,
