@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from talos.chain.genesis import Mode
 from talos.chain.sessions import SyncLimits
 from talos.errors import ConfigError
 
@@ -44,6 +45,8 @@ class ChainConfig:
 
     bits: int = BITS_MIN
     """Proof of work of our own blocks; between 8 and 32."""
+    mode: Mode = Mode.FEED
+    """Of a chain that is begun; one that is there keeps its own."""
     finality_depth: int = 12
     seal_seconds: float = 1.0
     """From the first waiting entry to its block."""

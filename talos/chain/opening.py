@@ -18,7 +18,7 @@ from talos.chain.block import check_signature
 from talos.chain.box import Boxes
 from talos.chain.checkpoint import Checkpoint, open_checkpoint, verifiers_of
 from talos.chain.entry import NO_HASH, leaf_hash
-from talos.chain.genesis import Mode, Params, bind, genesis_draft, params_of
+from talos.chain.genesis import Params, bind, genesis_draft, params_of
 from talos.chain.merkle import merkle_root
 from talos.chain.store import Store
 from talos.errors import ProofInvalid, RollbackSuspected, StoreCorrupt
@@ -132,14 +132,14 @@ def check_head(reading: Reading, params: Params, directory: Path) -> None:
 
 
 def begin(store: Store, config: ChainConfig, keys: ChainKeys, *, before: Stored | None = None) -> None:
-    """A new feed of this wallet, where there was none; it may continue another one."""
+    """A new chain of this wallet, where there was none; it may continue another one."""
     if files.read_head(store.directory) is not None:
         raise RollbackSuspected(f"the chain in {store.directory} is empty, and its HEAD is not")
     random, created_ms = secrets.token_bytes(16), time.time_ns() // 1_000_000
     key = PrivateKey.from_seed(keys.audit_seed(random))
     author = bind(key.public_key.data, keys.identity, random=random, created_ms=created_ms)
     params = Params(
-        mode=Mode.FEED,
+        mode=config.mode,
         created_ms=created_ms,
         random=random,
         authors=(author,),

@@ -125,8 +125,17 @@ class ChainConfig:
 
     bits: int = 8
     """Work that each of our own blocks costs."""
+    mode: str = "feed"
+    """`feed`: one author, and what was announced is never replaced; `shared`: several, and most work wins."""
+    replicas: tuple[str, ...] = ()
+    """Peers, by id or alias, who keep a copy and are asked what they hold."""
+    retention: int = 0
+    """Days after which blocks may go into an archive; 0: none ever does."""
 
     def __post_init__(self) -> None:
+        _one_of("mode", self.mode, "feed", "shared")
+        if self.retention < 0:
+            raise ValueError(f"retention is days, or 0 for ever, not {self.retention}")
         if not 8 <= self.bits <= 32:
             raise ValueError(f"bits is 8 to 32, not {self.bits}")
 

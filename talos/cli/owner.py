@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from multiaddr import Multiaddr
 
     from talos.agent import Agent, Tell
+    from talos.chain.config import ChainConfig
     from talos.cli.config import Config
     from talos.cli.session import Session
     from talos.control.server import Control
@@ -165,7 +166,6 @@ def _opener(session: Session, keys: HomeKeys, start: Start) -> Callable[[Tell], 
 
 
 def _agent_config(session: Session, keys: HomeKeys, start: Start) -> AgentConfig:
-    from talos.chain import ChainConfig
     from talos.gossip import DriverConfig, GossipConfig
 
     settings = start.config
@@ -175,7 +175,7 @@ def _agent_config(session: Session, keys: HomeKeys, start: Start) -> AgentConfig
         keys=keys,
         home=session.home,
         audit=start.audit,
-        chain=ChainConfig(bits=settings.chain.bits),
+        chain=chain_config(settings, session.contacts()),
         dht=dht_config(settings, asks_only=start.ephemeral, bootstrap=start.bootstrap, contacts=session.contacts()),
         gossip=GossipConfig(),
         gossip_driver=DriverConfig(protocols=_gossip_protocols(settings)),
@@ -248,6 +248,27 @@ def _lend(settings: Config, policy: Policy) -> McpServeConfig:
     from talos.mcp.serve import McpServeConfig
 
     return McpServeConfig(policy=policy, audit=settings.mcp.audit)
+
+
+def chain_config(settings: Config, contacts: Contacts | None = None) -> ChainConfig:
+    """Of `[chain]`. Failure `config_invalid` for a replica that nobody is."""
+    from talos.chain import ChainConfig
+    from talos.chain.config import DAY_SECONDS, Retention
+    from talos.chain.genesis import Mode
+
+    chain = settings.chain
+    replicas = []
+    for who in chain.replicas:
+        try:
+            replicas.append(names.parse_name(who, contacts=contacts).peer_id())
+        except Failure as failure:
+            raise Failure("config_invalid", f"chain.replicas: {failure}", hint=failure.hint) from None
+    return ChainConfig(
+        bits=chain.bits,
+        mode=Mode[chain.mode.upper()],
+        replicas=tuple(replicas),
+        retention=Retention(age_seconds=chain.retention * DAY_SECONDS) if chain.retention else None,
+    )
 
 
 def bootstrap_addrs(names_given: Iterable[str], contacts: Contacts | None = None) -> tuple[Multiaddr, ...]:

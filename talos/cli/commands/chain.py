@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from talos.cli import chains
+from talos.cli import chains, config
 from talos.cli.calls import rfc3339
 from talos.cli.exits import Failure
 from talos.cli.frame import command, group, network_options, passphrase_options
@@ -188,7 +188,9 @@ def prune(session: Session, *, days: float | None, keep: int, blobs: bool, dry_r
     from talos.chain.prune import prune_home
 
     if days is None:
-        raise Failure("config_invalid", "no retention is set, so nothing may go", hint="--older DAYS")
+        days = config.load(session.home).chain.retention
+        if not days:
+            raise Failure("config_invalid", "no retention is set, so nothing may go", hint="--older DAYS")
     retention = Retention(age_seconds=days * DAY_SECONDS, keep_blocks=keep, bodies=not blobs)
     with session.owning():
         report = session.run(prune_home, session.home.chain, session.unlock(), retention, dry_run)
