@@ -317,6 +317,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Session, Any]]:
         return 0
 
     monkeypatch.setattr("talos.cli.owner.own", own)
+    monkeypatch.setattr("talos.cli.commands.server.logs.configure", lambda level: None)  # it is the whole process's
     return found
 
 
