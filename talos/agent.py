@@ -168,6 +168,10 @@ class Agent:
         """The newest key that messages to us are sealed with."""
         return self.keys.x25519_public
 
+    def key_record(self) -> bytes:
+        """The signed record of that key, which ends when the calendar wants it."""
+        return self.keys.key_record(_now_ms())
+
     def status(self) -> dict[str, object]:
         """What the services say of themselves, by the fields of the kind `status`; None for one that is off."""
         return {
@@ -249,7 +253,7 @@ def _start_habits(nursery: trio.Nursery, agent: Agent) -> None:
 async def _publish_keys(agent: Agent) -> None:
     assert agent.dht is not None
     try:
-        await agent.dht.publish_key_record(lambda: agent.keys.key_record(_now_ms()))
+        await agent.dht.publish_key_record(agent.key_record)
     except RoutingError as error:
         _log.info("the key record found no place yet, and is published again later: %s", error)
 

@@ -94,7 +94,7 @@ async def register(agent: Agent, args: Arguments, emit: Emit) -> Mapping[str, ob
     dht = await _joined(agent, args, emit)
     with trio.fail_after(args.seconds(LOOKUP_SECONDS)):
         emit.stage("publish", "publishing the keys of this identity")
-        await dht.publish_keys(agent.x25519_public, name=agent.name)
+        await dht.publish_key_record(agent.key_record)
         told = len(await dht.closest_peers(agent.peer_id.to_bytes()))
     return {
         "peer_id": str(agent.peer_id),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -82,7 +83,7 @@ async def failing(agent: Agent, op: str, seconds: float | None = None, **args: o
 @asynccontextmanager
 async def open_agent(memory: MemoryNetwork, number: int, config: DhtConfig = TEST_CONFIG) -> AsyncIterator[Agent]:
     """Node `number` of `memory` with the services that operations ask."""
-    wallet = Wallet.new(f"agent {number}", now_ms=0)
+    wallet = Wallet.new(f"agent {number}", now_ms=time.time_ns() // 1_000_000)
     async with (
         open_peer(memory, number, config, key=wallet.identity) as peer,
         open_gossip(peer.node, random=Random(number)) as gossiping,
