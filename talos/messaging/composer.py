@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from talos.errors import AuditError, LocalProtocolError, RecipientUnknown
+from talos.errors import AuditError, LocalProtocolError, RecipientUnknown, StoreFailed
 from talos.identity import private_file
 from talos.messaging.canonical import conversation
 from talos.messaging.envelope import seal_message, sealed_hash
@@ -75,7 +75,10 @@ class Composer:
             _log.warning("the message store was put back from a copy: conversations are numbered anew")
         whole = marker + self._generation
         await state.store.database.write(lambda c: state.store.set_run_marker(c, whole))
-        await trio.to_thread.run_sync(partial(private_file.write, path, marker, replace=True))
+        try:
+            await trio.to_thread.run_sync(partial(private_file.write, path, marker, replace=True))
+        except OSError as error:
+            raise StoreFailed(f"{path} cannot be written: {error}") from error
 
     async def post(self, to: PeerId, message_type: int, content: bytes, *, ttl_s: int = 0) -> StoredMessage:
         """A message that is durable and recorded on return, or sealed and recorded once its recipient's key is found.
@@ -275,7 +278,8 @@ class Composer:
 
 
 def _read(path: Path) -> bytes:
+    """Empty where nothing can be read, which is another marker than ours."""
     try:
         return path.read_bytes()
-    except FileNotFoundError:
+    except OSError:
         return b""

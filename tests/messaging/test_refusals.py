@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from talos.errors import AuditError, ConfigError, EnvelopeRejected, StoreFull
+from talos.errors import AuditError, ConfigError, EnvelopeRejected, StoreFailed, StoreFull
 from talos.identity.wallet import Wallet
 from talos.messaging.code import AckState, Code, MessageType
 from talos.messaging.config import DeliveryLimits, MessagingConfig, ReceiveLimits, Strangers
@@ -170,6 +170,13 @@ async def test_receipts_wait_for_our_log(alice: Person, bob: Person) -> None:
         assert caught.value.code == Code.BUSY
         alice.log.record_many = record_many  # type: ignore[method-assign]
         assert await from_alice._intake._note_ack(bob.peer, ack) is Code.OK
+
+
+async def test_a_home_that_cannot_be_written_is_not_opened(alice: Person) -> None:
+    (alice.directory / "messages.run").mkdir()
+    with pytest.raises(StoreFailed, match="messages.run"):
+        async with alice.open():
+            pass
 
 
 def test_limits_that_make_no_sense_are_refused() -> None:

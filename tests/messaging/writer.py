@@ -8,15 +8,20 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
 from talos.addr import parse, split_peer
 from talos.agent import open_host
 from talos.chain import ChainConfig, ChainKeys, open_chain
+from talos.errors import LimitExceeded
 from talos.host.config import NodeConfig
 from talos.identity.wallet import EncryptionKey, Wallet
 from talos.messaging import Messaging, MessagingConfig, StrangerLimits, WalletKeys, open_messaging
+
+if TYPE_CHECKING:
+    from talos.identity.peer_id import PeerId
 
 CREATED_MS = int(time.time() // 86_400 - 1) * 86_400_000
 ALICE, BOB = b"\x0a" * 32, b"\x0b" * 32
@@ -35,13 +40,24 @@ def wallet(role: str) -> Wallet:
     )
 
 
+async def written(messaging: Messaging, peer: PeerId, text: str) -> None:
+    """Also when so much waits that there is no room for a while."""
+    while True:
+        try:
+            await messaging.send(peer, text)
+        except LimitExceeded:
+            await trio.sleep(0.1)
+        else:
+            return
+
+
 async def write(messaging: Messaging, addr: str, count: int) -> None:
     """Goes on where the history ends; says `done` when all is delivered."""
     peer = split_peer(parse(addr))[1]
     assert peer is not None
     sent = [message for message in messaging.history() if not message.incoming]
     for number in range(len(sent), count):
-        await messaging.send(peer, f"letter {number}")
+        await written(messaging, peer, f"letter {number}")
     for message in [message for message in messaging.history() if not message.incoming]:
         outgoing = messaging.outgoing(message.id)
         assert outgoing is not None
