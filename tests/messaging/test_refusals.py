@@ -174,7 +174,7 @@ async def test_receipts_wait_for_our_log(alice: Person, bob: Person) -> None:
 
 async def test_a_home_that_cannot_be_written_is_not_opened(alice: Person) -> None:
     (alice.directory / "messages.run").mkdir()
-    with pytest.raises(StoreFailed, match="messages.run"):
+    with pytest.raises(StoreFailed, match=r"messages\.run"):
         async with alice.open():
             pass
 
