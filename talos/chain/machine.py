@@ -48,6 +48,7 @@ from talos.chain.effects import (
     Stored,
 )
 from talos.chain.following import Following
+from talos.chain.guard import Guard
 from talos.chain.messages import ProofReq, Request, Response, Status
 from talos.chain.sealing import Admitted, MachineConfig, Sealing
 from talos.chain.serving import Serving
@@ -115,6 +116,7 @@ class ChainMachine:
         self._sessions = Sessions(params.chain_id, config.sync)
         self._following = Following(self._state, self._sessions, None if key is None else key.public_key.data)
         self._serving = Serving(self._state, self._sessions)
+        self._guard = Guard()
         self._writing: Persist | Replace | None = None
         self._copies = key is None
         self._covered = 0
@@ -165,19 +167,29 @@ class ChainMachine:
         self._serving.min_index = index
 
     def status(self, now: Now) -> Status:
-        header = self.tip.header
+        tip = self._shown
+        header = tip.header
         return Status(
             chain_id=self._state.params.chain_id,
             height=header.height,
-            total_work=self.tip.total_work,
-            tip_id=self.tip.block_id,
+            total_work=tip.total_work,
+            tip_id=tip.block_id,
             log_size=header.log_size,
             log_root=header.log_root,
-            checkpoint=self.checkpoint,
+            checkpoint=self.checkpoint if self._guard.shown is None else self._guard.note,
             min_height=self.min_height,
             min_index=self.min_index,
             now_ms=now.unix_ms,
         )
+
+    @property
+    def _shown(self) -> Stored:
+        return self._guard.shown or self.tip
+
+    def guard(self, peers: frozenset[Peer], now: Now) -> None:
+        """Shows nothing newer than now until one of these peers, who keep this feed, knows no more of it than we do."""
+        self._guard.begin(peers, self.tip, self.checkpoint, now.seconds + self._config.sync.guard_seconds)
+        self._serving.shown = self.tip.header.height
 
     # -- Own entries and blocks
 
@@ -199,11 +211,14 @@ class ChainMachine:
     def seal(self, now: Now, *, force: bool = False) -> list[Effect]:
         """A draft of what waits, when it is time for it, or with `force` as soon as there is something."""
         due = self._seal_time()
-        return self._sealing.draft(now) if due is not None and (force or due <= now.seconds) else []
+        if due is None or self._guard.forbids_sealing(now):
+            return []
+        return self._sealing.draft(now) if force or due <= now.seconds else []
 
     def seal_group(self, new: int, now: Now) -> list[Effect]:
         """A draft of what waits, where so many new entries are worth a block at once; else nothing."""
-        return self._sealing.draft(now) if self._may_seal and self._sealing.worth_a_block(new) else []
+        may = self._may_seal and not self._guard.forbids_sealing(now)
+        return self._sealing.draft(now) if may and self._sealing.worth_a_block(new) else []
 
     @property
     def _may_seal(self) -> bool:
@@ -211,7 +226,8 @@ class ChainMachine:
 
     def _seal_time(self) -> float | None:
         """None while nothing waits or may be sealed."""
-        return self._sealing.due() if self._may_seal else None
+        due = self._sealing.due() if self._may_seal else None
+        return None if due is None else self._guard.sealing_time(due)
 
     @property
     def full(self) -> bool:
@@ -297,6 +313,8 @@ class ChainMachine:
         if status.chain_id != params.chain_id:
             return self._following.blame(session.peer, "DECODE", "STATUS of another chain", now)
         session.status = status
+        if self._guard.heard(session.peer, status.height):
+            self._serving.shown = None
         if before is None or before.tip_id != status.tip_id:
             session.denied = False
         effects: list[Effect] = []
@@ -346,7 +364,7 @@ class ChainMachine:
 
     def next_deadline(self) -> float | None:
         """By `Now.seconds`."""
-        times = [session.next_deadline(self._config.sync, self.tip.block_id) for session in self._sessions]
+        times = [session.next_deadline(self._config.sync, self._shown.block_id) for session in self._sessions]
         if (due := self._seal_time()) is not None:
             times.append(due)
         return min(times, default=None)
@@ -361,12 +379,12 @@ class ChainMachine:
                 effects += self._following.left(session, now)
             elif any(opened.deadline <= now.seconds for opened in session.open.values()):
                 effects += self._following.blame(session.peer, "DEADLINE", "an answer is late", now)
-            elif session.next_deadline(self._config.sync, self.tip.block_id) <= now.seconds:
+            elif session.next_deadline(self._config.sync, self._shown.block_id) <= now.seconds:
                 effects.append(self._tell(session, now))
         return self._settled(effects, now) + self.seal(now)
 
     def _tell(self, session: Session, now: Now) -> Effect:
-        session.told_at, session.told_tip = now.seconds, self.tip.block_id
+        session.told_at, session.told_tip = now.seconds, self._shown.block_id
         return Send(session.peer, self.status(now))
 
     def _settled(self, effects: list[Effect], now: Now) -> list[Effect]:
@@ -374,7 +392,7 @@ class ChainMachine:
         effects = self._handed_over(effects + self._following.consider(now))
         pause = self._config.sync.announce_seconds
         for session in self._sessions:
-            told = session.told_tip == self.tip.block_id
+            told = session.told_tip == self._shown.block_id
             if session.reader and not told and session.told_at + pause <= now.seconds:
                 effects.append(self._tell(session, now))
         if self._following.holds_sealing:

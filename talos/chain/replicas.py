@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from talos.chain.core import Core
+from talos.chain.driver import now
 from talos.chain.genesis import Mode
 from talos.chain.noting import pass_on
 from talos.chain.opening import open_replica
@@ -69,6 +70,8 @@ class Replicas:
         readers = self._config.readers | set(self._config.replicas)
         self.service.add(self._own, lambda peer: peer in readers or peer.to_bytes() in members, own=True)
         others = [PeerId.from_bytes(member) for member in members if member != self._me.to_bytes()]
+        if self._config.replicas and self._own.params.mode is Mode.FEED:
+            self._own.machine.guard(frozenset(self._config.replicas), now())
         for peer in {*self._config.replicas, *others}:
             self._nursery.start_soon(self.service.follow, peer, self._own.params.chain_id)
         directories = sorted(self._base.iterdir()) if self._base.is_dir() else []

@@ -27,6 +27,8 @@ class Serving:
         self.min_height = 0
         """Below it bodies were pruned."""
         self.min_index = 0
+        self.shown: int | None = None
+        """The height above which nothing is shown yet, where there is one."""
 
     def requested(self, session: Session, request: Request, now: Now) -> list[Effect]:
         """The answer, or what is to be read for it; a fault for what is no request."""
@@ -61,6 +63,8 @@ class Serving:
 
     def _what(self, session: Session, request: Request) -> ServeHeaders | ServeBlocks | ServeBlock | ServeProof | Code:
         state = self._state
+        if self.shown is not None and (request.proof is not None or request.block_id is not None):
+            return Code.BUSY
         if request.proof is not None:
             return ServeProof(request.proof, counterparty_only=not session.reader)
         if request.block_id is not None:
@@ -73,7 +77,7 @@ class Serving:
         start, end = request.blocks
         if start < self.min_height:
             return Code.PRUNED
-        if start > state.height and state.frozen_at is None:
+        if start > self._last and state.frozen_at is None:
             return Code.NOT_FOUND
         return self._within(Range(start, min(end, start + MAX_BLOCKS - 1)), ServeBlocks)
 
@@ -82,8 +86,12 @@ class Serving:
         frozen = self._state.frozen_at
         if frozen is not None and span.start >= frozen:
             return Code.FROZEN
-        last = self._state.height if frozen is None else frozen - 1
+        last = self._last if frozen is None else frozen - 1
         return kind(span.start, min(span.end, last))
+
+    @property
+    def _last(self) -> int:
+        return self._state.height if self.shown is None else self.shown
 
     def _after(self, locator: tuple[bytes, ...]) -> int:
         """The height behind the first of these ids that is ours."""

@@ -36,6 +36,8 @@ class SyncLimits:
     """For the frame that says which chain a stream is about."""
     frame_seconds: float = 10.0
     """A frame that takes longer brings at least 4 KiB a second."""
+    guard_seconds: float = 2.0
+    """After a start, how long a feed that others keep signs no block before one of them was heard."""
     header_seconds: float = 15.0
     body_seconds: float = 30.0
     busy_seconds: float = 5.0
