@@ -20,8 +20,6 @@ __all__ = ["DATABASE_NAME", "TABLES", "create", "open_reader", "open_writer", "t
 DATABASE_NAME: Final = "chain.db"
 SCHEMA_VERSION: Final = 1
 BUSY_SECONDS = 5.0
-JOURNAL_BYTES: Final = 16 * 1024 * 1024
-"""A journal that is longer is written back by the writer's thread."""
 
 TABLES: Final = """
 CREATE TABLE meta(k TEXT PRIMARY KEY, v BLOB) WITHOUT ROWID;
@@ -46,7 +44,6 @@ _PRAGMAS: Final = (
     "synchronous=FULL",
     "fullfsync=ON",
     "wal_autocheckpoint=0",  # a commit on the event loop must not pay for it; the writer's thread does
-    f"journal_size_limit={JOURNAL_BYTES}",  # begun anew, it is cut to this: longer means that it has grown since
     "cache_size=-16384",
     "trusted_schema=OFF",
 )

@@ -35,6 +35,10 @@ PINNED: Final = frozenset(map(int, (Kind.CONFIG, Kind.PRUNE_NOTICE, Kind.EVIDENC
 MAX_EVIDENCE = 1024
 MAX_ASKED = 4096
 """Keys in one question; SQLite takes 32,766."""
+JOURNAL_PAGES = 1024
+"""Written about so many times, the journal is written back by the writer's thread, and then written over."""
+APPEND_PAGES = 3
+BLOCK_PAGES = 8
 WAL_HEADER_BYTES = 32
 _KEEP: Final = "INSERT INTO mempool(k, entry, sealed) VALUES(?,?,?)"
 MAX_LEVELS = 8
@@ -51,6 +55,8 @@ class Store:
         self.path = directory / schema.DATABASE_NAME
         self._journal = self.path.with_name(self.path.name + "-wal")
         self._failed: StoreFailed | None = None
+        self._pages = 0
+        """That went into the journal since it was written back, about."""
         files.make_directory(directory)
         self._lock = files.Lock(directory)
         try:
@@ -93,6 +99,7 @@ class Store:
 
     def append(self, rows: Sequence[Row]) -> None:
         """Makes entries durable that wait for their block."""
+        self._pages += APPEND_PAGES + len(rows) // BLOCK_PAGES
         if len(rows) > 1:
             with self._transaction() as db:
                 self._keep(db, rows)
@@ -132,6 +139,7 @@ class Store:
         waiting: Sequence[Row] = (),
     ) -> None:
         """Blocks behind the tip, what opens our entries in them, a checkpoint of the last, and rows that wait on."""
+        self._pages += sum([BLOCK_PAGES + len(block.keys) for block in blocks])
         with self._transaction() as db:
             for block in blocks:
                 self._insert(db, block, boxes)
@@ -220,8 +228,12 @@ class Store:
         files.write_head(self.directory, note)
 
     def tidy(self) -> None:
-        """Writes the journal back where it has grown long, so that commits find room in it."""
-        if self._failed is None and self._journal.stat().st_size > schema.JOURNAL_BYTES:
+        """Writes the journal back where it has grown long, so that commits write over it.
+
+        What its file has is no measure: it stays, for a commit that makes a file longer takes twice the time.
+        """
+        if self._failed is None and self._pages > JOURNAL_PAGES:
+            self._pages = 0
             with suppress(sqlite3.Error):  # a full disk shows at the next commit, which tells its caller
                 self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
