@@ -41,6 +41,11 @@ class Core:
         self.writer = Writer(self.store.append)
         self.serving = Reading.open(self.store.path)
         """For what is read in threads."""
+        self.damaged = trio.Event()
+        """A row was found that is not what was written."""
+        token = trio.lowlevel.current_trio_token()
+        for reading in (self.reading, self.serving):
+            reading.on_damage = lambda: token.run_sync_soon(self._found_damage)
         self.serving_limit = trio.CapacityLimiter(1)
         pending = self.reading.pending()
         self.boxes = {row.key: row.box for row in pending}
@@ -81,6 +86,9 @@ class Core:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.recorder.run)
             nursery.start_soon(self.driver.run)
+
+    def _found_damage(self) -> None:
+        self.damaged.set()
 
     def close(self) -> None:
         """Writes what was handed over. Idempotent."""

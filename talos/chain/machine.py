@@ -271,6 +271,11 @@ class ChainMachine:
         session = self._sessions.leave(peer)
         return [] if session is None else self._settled(self._following.left(session, now), now)
 
+    @property
+    def peers(self) -> list[Peer]:
+        """With whom a stream is open."""
+        return [session.peer for session in self._sessions]
+
     def expects(self, peer: Peer) -> bool:
         """Whether an answer of the peer, which may be long, is awaited."""
         session = self._sessions.get(peer)

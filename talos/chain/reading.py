@@ -20,7 +20,7 @@ from talos.chain.merkle import Tiles
 from talos.errors import LocalProtocolError, ProofInvalid, StoreCorrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 __all__ = ["NUMBER_MASK", "POSITION_BITS", "PRUNED", "Reading", "Row"]
@@ -61,6 +61,8 @@ class Reading:
         self._db = db
         self.path = path
         self.tiles = Tiles(self)
+        self.on_damage: Callable[[], None] = _nobody_asks
+        """Called where a row was found damaged, in whatever thread that is."""
         self._young: dict[bytes, Stored] = {}
         self._old: dict[bytes, Stored] = {}
 
@@ -264,6 +266,7 @@ class Reading:
 
     def corrupt(self, table: str, row: object, what: str) -> StoreCorrupt:
         """The error for a row that is not what was written."""
+        self.on_damage()
         return StoreCorrupt(f"chain {self.path.parent}: {table} {row}: {what}")
 
     @contextmanager
@@ -321,3 +324,7 @@ class Reading:
             return self._db.execute(query, arguments).fetchall()
         except sqlite3.Error as error:
             raise schema.translated(error, self.path) from error
+
+
+def _nobody_asks() -> None:
+    pass

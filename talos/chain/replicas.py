@@ -14,6 +14,7 @@ from talos.chain.driver import now
 from talos.chain.genesis import Mode
 from talos.chain.noting import pass_on
 from talos.chain.opening import open_replica
+from talos.chain.repair import keep_whole
 from talos.chain.schema import DATABASE_NAME
 from talos.chain.sync import CHAIN, ChainService
 from talos.chain.validation import check_genesis
@@ -68,6 +69,7 @@ class Replicas:
         """The own chain and the copies that are here."""
         members = {author.peer_id for author in self._own.params.authors}
         readers = self._config.readers | set(self._config.replicas)
+        self._nursery.start_soon(keep_whole, self._own)
         self.service.add(self._own, lambda peer: peer in readers or peer.to_bytes() in members, own=True)
         others = [PeerId.from_bytes(member) for member in members if member != self._me.to_bytes()]
         if self._config.replicas and self._own.params.mode is Mode.FEED:
@@ -147,6 +149,7 @@ class Replicas:
         self.service.add(core, lambda peer: peer.to_bytes() in authors or peer in readers)
         self._nursery.start_soon(core.run)
         self._nursery.start_soon(pass_on, core, self._own)
+        self._nursery.start_soon(keep_whole, core)
         if params.mode is Mode.FEED:
             for author in authors:
                 peer = PeerId.from_bytes(author)

@@ -1,0 +1,85 @@
+"""Damaged rows are fetched again from who keeps the chain, by block id; only right bytes replace them."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import AsyncExitStack, closing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from talos.chain import ChainConfig, ChainReader, open_chain, repair, verify_reader
+from talos.chain.block import Item
+from talos.errors import StoreCorrupt
+from tests.chain.conftest import keys_of, peer_of
+from tests.chain.raw_peer import RawPeer
+from tests.chain.test_hostile import FEED, LONG, staged
+from tests.chain.test_sync import fill, node_of
+from tests.unit.chain.memory_chain import make_entry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from talos.chain.messages import Request, Response
+
+ALICE, BOB = keys_of(b"Alice"), keys_of(b"Bob")
+
+
+def damage(directory: Path, column: str, table: str, height: int) -> None:
+    with closing(sqlite3.connect(directory / "chain.db", isolation_level=None)) as db:
+        (data,) = db.execute(f"SELECT {column} FROM {table} WHERE height=?", (height,)).fetchone()
+        changed = data[:-3] + bytes((data[-3] ^ 1,)) + data[-2:]
+        db.execute(f"UPDATE {table} SET {column}=? WHERE height=?", (changed, height))
+
+
+@pytest.mark.parametrize(("table", "column"), [("body", "items"), ("header", "raw")])
+async def test_a_damaged_row_is_fetched_again(tmp_path: Path, table: str, column: str) -> None:
+    kept = ChainConfig(replicas=(peer_of(BOB),))
+    async with AsyncExitStack() as stack:
+        a = await node_of(stack, ALICE)
+        b = await node_of(stack, BOB, a)
+        alice = await stack.enter_async_context(open_chain(a, kept, ALICE, directory=tmp_path / "alice"))
+        bob = await stack.enter_async_context(open_chain(b, ChainConfig(), BOB, directory=tmp_path / "bob"))
+        with trio.fail_after(20):
+            for number in range(3):
+                await fill(alice, number * 10, 2)
+            while (await bob.sync(peer_of(ALICE))).height < 3:
+                pass
+            damage(tmp_path / "alice", column, table, 2)
+            with pytest.raises(StoreCorrupt, match=f"{table} 2"):
+                alice.core.serving.items_at(2)
+            while not await trio.to_thread.run_sync(whole, tmp_path / "alice"):
+                pass
+        await alice.prove(4)
+
+
+def whole(directory: Path) -> bool:
+    try:
+        with ChainReader(directory) as reader:
+            return verify_reader(reader, full=True).ok
+    except StoreCorrupt:
+        return False
+
+
+def other_block(raw: RawPeer, request: Request) -> Response:
+    response = raw.honest(request)
+    return replace(response, blocks=tuple(replace(one, items=(Item(make_entry(9000)),)) for one in response.blocks))
+
+
+async def test_wrong_bytes_replace_nothing(tmp_path: Path) -> None:
+    """A peer that gives another body: the row stays marked by its hash, and is asked for again later."""
+    async with staged(tmp_path) as scene:
+        raw = RawPeer(LONG)
+        await scene.bob.sync(await scene.attacker(raw))
+        await scene.whole()
+        core = scene.bob._replicas._cores[FEED.chain_id]  # type: ignore[union-attr]
+        damage(core.store.directory, "items", "body", 7)
+        with trio.fail_after(5):
+            assert await repair._scrub(core) == [7]
+            raw.respond = lambda request: other_block(raw, request)
+            assert not await repair._mend(core, 7)
+            raw.respond = raw.honest
+            assert await repair._mend(core, 7)
+        assert await repair._scrub(core) == []
