@@ -130,7 +130,7 @@ async def crashed(directory: Path, copy: Path, count: int = 60) -> None:
 def cuts(journal: bytes) -> Iterator[int]:
     """Each end of a frame, and one byte to either side."""
     for end in range(32, len(journal) + 1, 4096 + 24):
-        yield from {max(end - 1, 0), end, min(end + 1, len(journal))}
+        yield from sorted({max(end - 1, 0), end, min(end + 1, len(journal))})
 
 
 @pytest.mark.parametrize("way", ["cut", "garbled"])
