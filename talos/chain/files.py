@@ -86,8 +86,11 @@ def owner_of(directory: Path) -> int | None:
 
 def make_directory(directory: Path) -> None:
     """The directory, 0700; one that is wider is used, with a warning, for nothing in it tells a secret."""
-    if not directory.exists():
-        private_file.make_directory(directory)
+    try:
+        if not directory.exists():
+            private_file.make_directory(directory)
+    except OSError as error:
+        raise StoreFailed(f"the chain's directory {directory} cannot be made: {error.strerror}") from error
     mode = stat.S_IMODE(directory.stat().st_mode)
     if mode & 0o077:
         _log.warning("others can look into the chain's directory (mode %o): chmod 700 %s", mode, directory)

@@ -28,6 +28,8 @@ __all__ = ["check_byte_transport", "check_connection"]
 
 UNRELATED = parse("/ip4/127.0.0.1/udp/9/quic-v1")
 SETTLE_SECONDS = 0.03
+QUIET_ROUNDS = 2
+"""So often in a row nothing must go out before a stream counts as clogged."""
 CLOG_BYTES = 64 * 1024
 FLOOD_BYTES = 64 * 1024 * 1024
 BULK = bytes(range(256)) * 4096
@@ -77,9 +79,14 @@ async def _check_streams(transport: ByteTransport, addr: Multiaddr) -> None:
 
         async def clogged() -> Pair:
             ends = await pair()
-            while any([await _takes(end, b"x") for end in ends]):  # filling one way can make room the other way
-                for end in ends:
-                    await _clog(end)
+            quiet = 0
+            while quiet < QUIET_ROUNDS:  # filling one way can make room the other way, and so can the system, later
+                if any([await _takes(end, b"x") for end in ends]):
+                    quiet = 0
+                    for end in ends:
+                        await _clog(end)
+                else:
+                    quiet += 1
             return ends
 
         ends = await pair()

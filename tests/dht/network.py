@@ -85,6 +85,9 @@ async def open_peer(
         yield Peer(node, dht)
 
 
+ACQUAINTED = 10
+
+
 class Crowd:
     """Nodes that come and go in any order: `open` and `close` them within the block of `crowd()`."""
 
@@ -124,7 +127,7 @@ async def crowd() -> AsyncIterator[Crowd]:
 async def dht_network(
     size: int, config: DhtConfig = TEST_CONFIG, memory: MemoryNetwork | None = None
 ) -> AsyncIterator[list[Peer]]:
-    """`size` servers, the first of which is the bootstrap of the others; all of them have had their first round."""
+    """`size` servers, the first of which is the bootstrap of the others; all of them know all, or ten, of the others."""
     memory = memory or MemoryNetwork()
     async with AsyncExitStack() as stack:
         peers: list[Peer] = []
@@ -133,4 +136,9 @@ async def dht_network(
             peers += [await stack.enter_async_context(open_peer(memory, number, known))]
         for peer in peers:
             await peer.dht.bootstrapped()
+        # Two that came at the same time learn of each other in a later round.
+        while alone := [peer for peer in peers if peer.dht.status().peers < min(size - 1, ACQUAINTED)]:
+            await trio.sleep(1)
+            for peer in alone:
+                await peer.dht.refresh()
         yield peers

@@ -108,7 +108,23 @@ def test_all_rows_are_there() -> None:
 
 
 def test_arguments() -> None:
-    assert arguments([]).rows == ["P1", "P2", "P3", "P4", "P5", "P6", "P7", "P10", "P11", "P12", "P13", "P14", "P15", "P16", "P17"]
+    assert arguments([]).rows == [
+        "P1",
+        "P2",
+        "P3",
+        "P4",
+        "P5",
+        "P6",
+        "P7",
+        "P10",
+        "P11",
+        "P12",
+        "P13",
+        "P14",
+        "P15",
+        "P16",
+        "P17",
+    ]
     options = arguments(["P1", "P3", "--peers", "talos,go"])
     assert (options.rows, options.peers) == (["P1", "P3"], ["talos", "go"])
 
