@@ -288,7 +288,7 @@ async def test_a_dial_that_fails_is_counted(net: Net, open_nodes: OpenNodes) -> 
 
 
 def test_chosen_interfaces_and_those_that_are_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     def entry(family: int, address: str, netmask: str | None) -> SimpleNamespace:
         return SimpleNamespace(family=family, address=address, netmask=netmask)
