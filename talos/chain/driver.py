@@ -8,6 +8,7 @@ mining    one task for each block that is tried, in slices; above 16 bits in a p
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING
@@ -93,6 +94,11 @@ class Driver:
     def kick(self) -> None:
         """Something has changed that the machine may want to act on."""
         self._news.set()
+
+    def keep(self, evidence: Evidence) -> None:
+        """Keeps it when the disk has time: of a flood the first thousand are enough."""
+        with contextlib.suppress(trio.WouldBlock):
+            self.do([evidence])
 
     def do(self, effects: Iterable[Effect]) -> None:
         """Starts what the machine asks for; never waits."""

@@ -152,7 +152,7 @@ class Recorder:
             except (ChainError, LocalProtocolError) as error:
                 request.error = error
                 if isinstance(error, EntryConflict):
-                    self._driver.do([Evidence(conflicting(error.entry))])
+                    self._driver.keep(Evidence(conflicting(error.entry)))
                 continue
             for prepared, box, duplicate in zip(request.entries, request.boxes, request.duplicates, strict=True):
                 if not duplicate:
