@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from talos.addr import parse
 from talos.host import contain, log, presets
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 # Shared machines stall: a slow example is no finding, for nothing here is timed.
-settings.register_profile("untimed", deadline=None, print_blob=True)
+settings.register_profile("untimed", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 

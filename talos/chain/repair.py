@@ -40,13 +40,16 @@ async def keep_whole(core: Core) -> None:
     while True:
         with trio.move_on_after(pause):
             await core.damaged.wait()
-        core.damaged = trio.Event()
         try:
-            left = [height for height in await _scrub(core) if not await _mend(core, height)]
+            found = await _scrub(core)
+            core.damaged = trio.Event()  # looking has set it
+            left = [height for height in found if not await _mend(core, height)]
         except ChainError as error:
             _log.warning("the chain cannot be mended: %s", error)
             return
         core.reading.forget()
+        if left:
+            core.damaged = trio.Event()  # what nobody gave is asked for after a pause, not at once
         pause = PAUSE_SECONDS if left else SCRUB_SECONDS
 
 

@@ -78,7 +78,7 @@ def prune_rounds(directory: Path, rounds: int) -> None:
 
 
 def export_rounds(directory: Path, rounds: int) -> None:
-    killed(work("prune", directory), random.Random(1), lines=3)
+    killed(work("record", directory), random.Random(1), lines=3)
     trio.run(reopen, directory)
     for number in range(rounds):
         killed(work("export", directory, number), random.Random(number), lines=1)

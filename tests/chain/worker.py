@@ -1,4 +1,4 @@
-"""A process that prunes, exports or changes branches until it is killed: `python -m tests.chain.worker WHAT DIR LIMIT`."""
+"""A process that works until it is killed: `python -m tests.chain.worker record|prune|export|reorganise DIR LIMIT`."""
 
 from __future__ import annotations
 
@@ -22,26 +22,36 @@ from tests.chain.conftest import call, keys_of
 from tests.unit.chain.memory_chain import Builder, make_params
 
 if TYPE_CHECKING:
+    from talos.chain import Chain
     from talos.chain.block import Checked
 
 BLOCKS, ENTRIES = 3, 90
 PARAMS = make_params(Mode.SHARED, 2)
+SLOW = ChainConfig(seal_seconds=60)
 
 
 def say(*words: object) -> None:
     print(*words, flush=True)
 
 
+async def add_blocks(chain: Chain, start: int) -> None:
+    for first in range(start, start + BLOCKS * ENTRIES, ENTRIES):
+        await chain.record_many([call(number) for number in range(first, first + ENTRIES)])
+        await chain.seal()
+        say("ack", *range(first, first + ENTRIES))
+
+
+async def record(directory: Path) -> None:
+    async with open_chain(None, SLOW, keys_of(b"Alice"), directory=directory) as chain:
+        for start in itertools.count(chain.count, BLOCKS * ENTRIES):
+            await add_blocks(chain, start)
+
+
 async def prune(directory: Path, limit: int) -> None:
     """Records some blocks and lets all but the last go, again and again."""
-    async with open_chain(None, ChainConfig(seal_seconds=60), keys_of(b"Alice"), directory=directory) as chain:
-        start = chain.count
-        while True:
-            for first in range(start, start + BLOCKS * ENTRIES, ENTRIES):
-                await chain.record_many([call(number) for number in range(first, first + ENTRIES)])
-                await chain.seal()
-                say("ack", *range(first, first + ENTRIES))
-            start += BLOCKS * ENTRIES
+    async with open_chain(None, SLOW, keys_of(b"Alice"), directory=directory) as chain:
+        for start in itertools.count(chain.count, BLOCKS * ENTRIES):
+            await add_blocks(chain, start)
             if limit:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
             try:
@@ -88,5 +98,7 @@ if __name__ == "__main__":
     what, where, most = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     if what == "prune":
         trio.run(prune, where, most)
+    elif what == "record":
+        trio.run(record, where)
     else:
         {"export": export, "reorganise": reorganise}[what](where)

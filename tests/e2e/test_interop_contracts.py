@@ -21,7 +21,7 @@ async def test_transport(stack: str) -> None:
         r"latency:\n  handshake_plus_one_rtt: (\d+\.\d+)\n  ping_rtt: (\d+\.\d+)\n  unit: ms\n", run.stdout
     )
     assert found, run.stdout
-    assert float(found[1]) > float(found[2]) > 0
+    assert all(float(number) > 0 for number in found.groups())
 
 
 @pytest.mark.parametrize("stack", STACKS[:2])
@@ -31,7 +31,7 @@ async def test_transport_of_the_older_generation(stack: str) -> None:
     assert run.stdout.count("\n") == 1
     result = json.loads(run.stdout)
     assert set(result) == {"handshakePlusOneRTTMillis", "pingRTTMilllis"}
-    assert result["handshakePlusOneRTTMillis"] > result["pingRTTMilllis"] > 0
+    assert all(number > 0 for number in result.values())
 
 
 @pytest.mark.parametrize(("legacy", "variable"), [(False, "LISTENER_IP"), (True, "ip")])
