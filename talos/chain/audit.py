@@ -170,9 +170,14 @@ class Chain:
 
         RemoteProtocolError, LocalProtocolError: the peer shows no chain, or one that breaks the rules.
         """
-        if self._replicas is None:
-            raise LocalProtocolError("a chain without a node has nobody to compare with")
-        return await self._replicas.sync(peer)
+        return await self._with_others().sync(peer)
+
+    async def bring_back(self, peer: PeerId, chain_id: bytes) -> Path:
+        """Copies an earlier chain of ours from a peer who keeps it. Errors as of `sync`.
+
+        The directory of the copy, which is all on the disk once this chain is closed.
+        """
+        return await self._with_others().bring_back(peer, chain_id)
 
     async def events(self) -> trio.MemoryReceiveChannel[Effect]:
         """What happens to the chain: announcements, alarms, faults. A slow reader misses some; close it."""
@@ -186,6 +191,11 @@ class Chain:
         """
         await self.seal()
         return proving.log_proof(self._reading, self._opened.params, ident, key=self._opened.key)
+
+    def _with_others(self) -> Replicas:
+        if self._replicas is None:
+            raise LocalProtocolError("a chain without a node has nobody to compare with")
+        return self._replicas
 
     def _prepare(self, facts: AuditEntry, made: Committed) -> tuple[Prepared, bytes]:
         """The item for the block, and the box that opens it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from talos.chain.prune import ARCHIVE
 from talos.chain.reading import Reading
 from talos.chain.store import Store
 from talos.chain.validation import Walker, check_genesis
-from talos.errors import AuditError, ChainError, ProofInvalid
+from talos.errors import AuditError, ChainError, ProofInvalid, StoreCorrupt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
     from talos.chain.genesis import Params
     from talos.identity.wallet import Wallet
 
-__all__ = ["Recovery", "recover_home"]
+__all__ = ["Recovery", "chain_id_in", "recover_home"]
 
 RUN_BLOCKS = 64
+TRIED_HEADERS = 64
 _log = logging.getLogger(__name__)
 _NAMES = (
     schema.DATABASE_NAME,
@@ -67,6 +69,20 @@ class Recovery:
         yield f"saved {self.log_size} entries up to block {self.height}; the old files are in {self.kept_aside}"
         if self.missing:
             yield f"entries {self.missing[0]} to {self.missing[1]} are missing: once they were signed"
+
+
+def chain_id_in(directory: Path) -> bytes:
+    """Which chain it is, by any header that can still be read. AuditError when none can."""
+    reading = Reading.open(directory / schema.DATABASE_NAME)
+    try:
+        for height in range(TRIED_HEADERS):
+            with suppress(StoreCorrupt):
+                stored = reading.header_at(height)
+                if stored is not None:
+                    return stored.header.chain_id
+    finally:
+        reading.close()
+    raise AuditError(f"nothing in {directory} says any more which chain it was")
 
 
 def recover_home(directory: Path, wallet: Wallet, source: Path | None, *, new_chain: bool) -> Recovery:

@@ -24,6 +24,7 @@ from talos.identity.peer_id import PeerId
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from talos.abc import Host
     from talos.chain.block import Checked
@@ -118,16 +119,28 @@ class Replicas:
         status = await self.service.own_chain_of(peer)
         if status is None:
             raise LocalProtocolError(f"peer {peer} has no chain that we may read")
-        async with self._opening:
-            if status.chain_id not in self._cores:
-                if len(self._cores) > MAX_REPLICAS:
-                    raise LocalProtocolError(f"there are copies of {MAX_REPLICAS} chains here already")
-                params, genesis = await self._genesis(peer, status.chain_id)
-                directory = self._base / params.chain_id.hex()[:16]
-                self._follow(await trio.to_thread.run_sync(open_replica, directory, genesis))
+        await self._keep(peer, status.chain_id, author=peer)
         return status.chain_id
 
-    async def _genesis(self, peer: PeerId, chain_id: bytes) -> tuple[Params, Checked]:
+    async def bring_back(self, peer: PeerId, chain_id: bytes) -> Path:
+        """What a peer keeps of an earlier chain of ours; the directory of the copy."""
+        with trio.fail_after(self._config.sync_seconds):
+            await self._keep(peer, chain_id, author=self._me)
+            await self._agree(peer, chain_id)
+        return self._cores[chain_id].store.directory
+
+    async def _keep(self, peer: PeerId, chain_id: bytes, *, author: PeerId) -> None:
+        """From now on there is a copy of this chain of `author`, begun with what the peer shows."""
+        async with self._opening:
+            if chain_id in self._cores:
+                return
+            if len(self._cores) > MAX_REPLICAS:
+                raise LocalProtocolError(f"there are copies of {MAX_REPLICAS} chains here already")
+            params, genesis = await self._genesis(peer, chain_id, author)
+            directory = self._base / params.chain_id.hex()[:16]
+            self._follow(await trio.to_thread.run_sync(open_replica, directory, genesis))
+
+    async def _genesis(self, peer: PeerId, chain_id: bytes, author: PeerId) -> tuple[Params, Checked]:
         response = await self.service.genesis_of(peer, chain_id)
         if len(response.blocks) != 1:
             raise LocalProtocolError(f"peer {peer} does not show how its chain began")
@@ -136,8 +149,8 @@ class Replicas:
             params.check_bindings()
         except BlockRejected as error:
             raise RemoteProtocolError(f"peer {peer}: {error}") from error
-        if peer.to_bytes() not in {author.peer_id for author in params.authors}:
-            raise RemoteProtocolError(f"peer {peer} calls a chain its own of which it is no author")
+        if author.to_bytes() not in {one.peer_id for one in params.authors}:
+            raise RemoteProtocolError(f"peer {peer} shows a chain of which {author} is no author")
         return params, genesis
 
     def _follow(self, opened: OpenChain) -> None:
@@ -151,7 +164,7 @@ class Replicas:
         self._nursery.start_soon(pass_on, core, self._own)
         self._nursery.start_soon(keep_whole, core)
         if params.mode is Mode.FEED:
-            for author in authors:
+            for author in authors - {self._me.to_bytes()}:
                 peer = PeerId.from_bytes(author)
                 self._nursery.start_soon(partial(self.service.follow, peer, params.chain_id))
 

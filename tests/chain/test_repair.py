@@ -12,7 +12,7 @@ import trio
 
 from talos.chain import ChainConfig, ChainReader, open_chain, repair, verify_reader
 from talos.chain.block import Item
-from talos.errors import StoreCorrupt
+from talos.errors import LocalProtocolError, StoreCorrupt
 from tests.chain.conftest import keys_of, peer_of
 from tests.chain.raw_peer import RawPeer
 from tests.chain.test_hostile import FEED, LONG, staged
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from talos.chain.messages import Request, Response
 
-ALICE, BOB = keys_of(b"Alice"), keys_of(b"Bob")
+ALICE, BOB, EVE = keys_of(b"Alice"), keys_of(b"Bob"), keys_of(b"Eve")
 
 
 def damage(directory: Path, column: str, table: str, height: int) -> None:
@@ -129,3 +129,34 @@ async def test_what_nobody_gives_is_asked_for_after_a_pause(
     with trio.move_on_after(3.5 * repair.PAUSE_SECONDS):
         await repair.keep_whole(Damaged)  # type: ignore[arg-type]
     assert len(asked) == 4
+
+
+async def test_a_chain_is_brought_back_from_who_keeps_it(tmp_path: Path) -> None:
+    """Its author lost most of it; a copy comes back, whole, and only to the author."""
+    kept = ChainConfig(replicas=(peer_of(BOB),))
+    async with AsyncExitStack() as stack:
+        a = await node_of(stack, ALICE)
+        b = await node_of(stack, BOB, a)
+        e = await node_of(stack, EVE, b)
+        alice = await stack.enter_async_context(open_chain(a, kept, ALICE, directory=tmp_path / "alice"))
+        bob = await stack.enter_async_context(open_chain(b, ChainConfig(), BOB, directory=tmp_path / "bob"))
+        with trio.fail_after(60):
+            for number in range(3):
+                await fill(alice, number * 10, 4)
+            while (await bob.sync(peer_of(ALICE))).height < 3:
+                pass
+        eve = await stack.enter_async_context(open_chain(e, ChainConfig(), EVE, directory=tmp_path / "eve"))
+        with trio.fail_after(60), pytest.raises(LocalProtocolError, match="does not show how"):
+            await eve.bring_back(peer_of(BOB), alice.chain_id)
+        chain_id = alice.chain_id
+    async with AsyncExitStack() as stack:
+        b = await node_of(stack, BOB)
+        a = await node_of(stack, ALICE, b)
+        await stack.enter_async_context(open_chain(b, ChainConfig(), BOB, directory=tmp_path / "bob"))
+        other = await stack.enter_async_context(open_chain(a, ChainConfig(), ALICE, directory=tmp_path / "scratch"))
+        with trio.fail_after(60):
+            copy = await other.bring_back(peer_of(BOB), chain_id)
+    with ChainReader(copy) as reader:
+        found = verify_reader(reader, full=True)
+        assert (found.first_bad, found.checked) == (None, 13)
+        assert reader.params.chain_id == chain_id

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import click
 
 from talos.cli import chains, config
+from talos.cli.bringing_back import brought_back
 from talos.cli.calls import rfc3339
 from talos.cli.exits import Failure
 from talos.cli.frame import command, group, network_options, passphrase_options
@@ -173,7 +176,9 @@ def sync(session: Session, who: str | None) -> None:
         name = session.find(who)
         args = {"peer": name.peer_text, "addrs": session.addr_texts(name)}
     result = session.perform("chain-sync", args)
-    if not session.json:
+    if session.json:
+        session.out.emit("chain_sync", **result)
+    else:
         session.out.line(f"height {result['height']}  entries {result['log_size']}  with {result['peers']} peers")
 
 
@@ -201,15 +206,21 @@ def prune(session: Session, *, days: float | None, keep: int, blobs: bool, dry_r
 
 
 @command("recover", help="Saves what is whole of a damaged chain; the old files stay beside it, whatever is found.")
-@click.option("--from", "source", metavar="DIR|SEG", type=click.Path(path_type=Path, exists=True),
-              help="an export, an archive, or another copy of the chain")  # fmt: skip
+@click.option("--from", "source", metavar="PEER|DIR|SEG",
+              help="a peer who keeps the chain, an export, an archive, or another copy")  # fmt: skip
 @click.option("--new-chain", is_flag=True, help="begin a new chain that names the old one")
-@passphrase_options
-def recover(session: Session, *, source: Path | None, new_chain: bool) -> int:
+@network_options
+def recover(session: Session, *, source: str | None, new_chain: bool) -> int:
     from talos.chain.recover import recover_home
 
-    with session.owning():
-        report = recover_home(session.home.chain, session.unlock(), source, new_chain=new_chain)
+    directory = session.home.chain
+    with session.owning(), ExitStack() as stack:
+        wallet = session.unlock()
+        place = Path(source) if source is not None else None
+        if source is not None and place is not None and not place.exists():
+            scratch = stack.enter_context(TemporaryDirectory(prefix="fetched-", dir=directory))
+            place = brought_back(session, wallet, session.find(source), Path(scratch))
+        report = recover_home(directory, wallet, place, new_chain=new_chain)
     if session.json:
         session.out.emit("chain_recovery", **report.fields())
     else:
