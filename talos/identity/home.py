@@ -6,6 +6,7 @@
     messages.db                           history and outbox, sealed
     chain/                                the node's chain, its record of what happened
     mcp/connect/<server>-<n>/             a chain for each connection that runs beside others
+    outgoing/                             what was piped into a transfer, until that is over
     audit/                                the log of versions before the chain
     log/                                  crash reports
     run/metrics.token                     who may read the numbers of this run

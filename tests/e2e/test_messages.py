@@ -112,6 +112,17 @@ def test_files_arrive_whole_and_under_safe_names(network: Network, tmp_path: Pat
     assert alice.error("send-file", "bob", str(tmp_path / "nothing"))["code"] == "file_unusable"
 
 
+def test_a_pipe_arrives_under_its_name(network: Network) -> None:
+    _, alice, bob = network
+    data = bytes(range(256)) * 3000
+    offered, arrived = alice.rows("send-file", "bob", "-", "--name", "dump.bin", stdin=data)
+    assert (offered["name"], arrived["state"], arrived["total"]) == ("dump.bin", "complete", len(data))
+    assert (bob.home / "downloads" / "dump.bin").read_bytes() == data
+    assert list((alice.home / "outgoing").iterdir()) == [], "nothing is kept of what has arrived"
+    assert alice.error("send-file", "bob", "-")["hint"] == "- --name NAME"
+    assert alice.error("send-file", "bob", "-", "x", "--name", "y")["code"] == "usage"
+
+
 def test_who_is_blocked_is_told_no(network: Network) -> None:
     _, alice, bob = network
     assert bob.run("contacts", "block", alice.peer_id).returncode == 0

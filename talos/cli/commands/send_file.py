@@ -1,7 +1,9 @@
-"""`talos send-file WHO PATH…`: files and directories, verified by their recipient."""
+"""`talos send-file WHO PATH…`: files, directories or a pipe, verified by their recipient."""
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +23,12 @@ __all__ = ["send_file"]
 
 STILL_SECONDS = 60.0
 MAX_SECONDS = 7 * 86_400
+PIPE = Path("-")
+PIECE_BYTES = 1 << 16
 
 
-@command("send-file", help="Sends files and directories to WHO; what is broken off goes on by itself.")
+@command("send-file", help="Sends files and directories (`-`: standard input, with --name) to WHO; what is broken off "
+         "goes on by itself.")  # fmt: skip
 @click.argument("who")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path(path_type=Path))
 @click.option("--name", metavar="NAME", help="what WHO sees and keeps it under")
@@ -32,17 +37,21 @@ MAX_SECONDS = 7 * 86_400
 @network_options
 def send_file(session: Session, who: str, *, paths: tuple[Path, ...], name: str | None, wait: float) -> None:
     peer = session.find(who)
-    for path in paths:
+    piped = PIPE in paths
+    if piped and (len(paths) > 1 or not name):
+        raise Failure("usage", "standard input goes alone, and has no name of its own", hint="- --name NAME")
+    for path in () if piped else paths:
         if not path.exists():
             raise Failure("file_unusable", f"{path}: no such file or directory")
     asked = {
         "peer": peer.peer_text,
         "addrs": session.addr_texts(peer),
-        "paths": [str(path.absolute()) for path in paths],
+        "paths": [] if piped else [str(path.absolute()) for path in paths],
         "name": name or "",
         "wait": wait if session.timeout is None else session.timeout,
     }
-    result = session.perform("send-file", asked, show=lambda _, fields: _offered(session, fields))
+    pieces = iter(partial(sys.stdin.buffer.read1, PIECE_BYTES), b"") if piped else None
+    result = session.perform("send-file", asked, show=lambda _, fields: _offered(session, fields), input=pieces)
     reached = result.pop("reached")
     if session.json:
         session.out.emit("transfer", **result)

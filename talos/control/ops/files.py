@@ -32,18 +32,23 @@ MAX_ROWS = 20
 
 
 async def send_file(agent: Agent, args: Arguments, emit: Emit) -> Mapping[str, object]:
-    """`peer`, `addrs`, `paths` (absolute), `name`, `wait`: seconds without progress.
+    """`peer`, `addrs`, `paths` (absolute; none: what is piped in), `name`, `wait`: seconds without progress.
 
     One `transfer` event when it is offered. Returns the fields of the kind `transfer` with `reached`: false where it
     stands still and goes on by itself later. Raises TransferFailed, OSError.
     """
     files, peer = files_of(agent), args.peer("peer")
-    paths = [Path(text) for text in args.texts("paths")]
-    if not paths or not all(path.is_absolute() for path in paths):
+    paths, name = [Path(text) for text in args.texts("paths")], args.text("name", "")
+    if not all(path.is_absolute() for path in paths):
         raise Failure("usage", "absolute paths of what is to be sent are needed")
     agent.node.peerstore.add_addrs(peer, args.addrs("addrs"))
     emit.stage("read", "reading what is to be sent")
-    transfer = await files.send(peer, paths, name=args.text("name", "") or None)
+    if paths:
+        transfer = await files.send(peer, paths, name=name or None)
+    elif name:
+        transfer = await files.send_piped(peer, args.input, name=name)
+    else:
+        raise Failure("usage", "what is piped in has no name of its own", hint="--name NAME")
     emit("transfer", **transfer_row(transfer))
     emit.stage("offer", "offered; waiting for the other side")
     await _follow(transfer, args.number("wait", STILL_SECONDS, least=0, most=MAX_SECONDS), emit)

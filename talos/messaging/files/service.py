@@ -30,6 +30,7 @@ from talos.messaging.files.manifest import Manifest
 from talos.messaging.files.part import open_directory, remove_strays
 from talos.messaging.files.rules import check_files
 from talos.messaging.files.source import hash_walk, walk
+from talos.messaging.files.spool import Spool
 from talos.messaging.files.store import SCHEMA, TransferStore
 from talos.messaging.files.transfer import DIRECTORY_TYPE, Transfer, TransferProgress, TransferState
 from talos.messaging.intake import Verdict
@@ -90,7 +91,7 @@ async def open_files(
         )
         async with background() as nursery:
             nursery.start_soon(database.run)
-            files = Files(setting, people or Everybody(), nursery)
+            files = Files(setting, people or Everybody(), nursery, Spool(directory / "outgoing", setting.config))
             try:
                 with ExitStack() as mounted:
                     files.mount(mounted)
@@ -103,9 +104,10 @@ async def open_files(
 class Files:
     """Made by `open_files`. Calls may come from several tasks."""
 
-    def __init__(self, setting: Setting, people: Acquaintances, nursery: trio.Nursery) -> None:
+    def __init__(self, setting: Setting, people: Acquaintances, nursery: trio.Nursery, spool: Spool) -> None:
         self._setting = setting
         self._nursery = nursery
+        self._spool = spool
         self._known: dict[bytes, Transfer] = {}
         self._exchange = Exchange(setting, self._known, nursery)
         self._desk = Desk(setting, self._known, people, self._exchange, self._changed)
@@ -135,6 +137,7 @@ class Files:
                 await self._offer(transfer)
         going = [one.id for one in self._known.values() if one.incoming and not one.state.final]
         await trio.to_thread.run_sync(remove_strays, self._setting.folder, going)
+        self._spool.keep_only(source for one in self._known.values() if not one.state.final for source in one.sources)
         self._nursery.start_soon(self._keep_house)
 
     async def leave(self) -> None:
@@ -155,8 +158,7 @@ class Files:
         roots = [paths] if isinstance(paths, Path) else list(paths)
         if not roots:
             raise LocalProtocolError("nothing to send: no paths")
-        if busy(self._known.values(), to, config.transfers_per_peer, config.transfers):
-            raise LimitExceeded("too many transfers", limit=config.transfers_per_peer, kind="transfers")
+        self._check_busy(to)
 
         def read() -> tuple[Walk, list[Hashed]]:
             found = walk(roots, config, name=name)
@@ -175,6 +177,24 @@ class Files:
             raise
         self._changed(transfer)
         return transfer
+
+    async def send_piped(self, to: PeerId, pieces: AsyncIterator[bytes], *, name: str) -> Transfer:
+        """The same with what is piped in, which is kept in `outgoing` beside the store until the transfer is over.
+
+        Returns and raises as `send`; TransferFailed also when the disk has no room for it.
+        """
+        self._check_busy(to)
+        path = await self._spool.write(pieces)
+        try:
+            return await self.send(to, path, name=name)
+        except BaseException:
+            self._spool.discard([str(path.resolve())])
+            raise
+
+    def _check_busy(self, to: PeerId) -> None:
+        config = self._setting.config
+        if busy(self._known.values(), to, config.transfers_per_peer, config.transfers):
+            raise LimitExceeded("too many transfers", limit=config.transfers_per_peer, kind="transfers")
 
     def _made(self, to: PeerId, found: Walk, hashed: list[Hashed]) -> Transfer:
         manifest = Manifest(tuple(one.entry for one in hashed))
@@ -302,6 +322,8 @@ class Files:
             receive.close()
 
     def _changed(self, transfer: Transfer) -> None:
+        if transfer.state.final:
+            self._spool.discard(transfer.sources)
         for watcher in self._watchers:
             if watcher.statistics().current_buffer_used < WATCHED:
                 watcher.send_nowait(transfer)
