@@ -34,7 +34,7 @@ commands does not have to own the home one after the other."""
 def run(session: Session, asked: Asked, teller: Teller) -> dict[str, Any]:
     """The result's fields; Failure as the operation failed. The caller holds the home's lock."""
     settings = config.load(session.home)
-    start = Start(config=settings, listen=_listen(settings, asked.port), ephemeral=True)
+    start = Start(config=settings, listen=_listen(settings, asked.port), bootstrap=asked.bootstrap, ephemeral=True)
     outcome = _Outcome(asked, teller)
     code = session.run(own, session, session.unlock_keys(), start, outcome.body)
     if code > SIGNALLED:

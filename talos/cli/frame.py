@@ -46,8 +46,14 @@ def passphrase_options(function: F) -> F:
 
 def network_options(function: F) -> F:
     """For commands that an agent runs, or a node of their own where there is none."""
-    port = click.option("--port", type=click.IntRange(0, 65_535), metavar="P", **_stored("port of a node of our own"))
-    return port(passphrase_options(function))
+    for option in (
+        click.option(
+            "--bootstrap", multiple=True, metavar="WHO", **_stored("a peer such a node begins with; repeatable")
+        ),
+        click.option("--port", type=click.IntRange(0, 65_535), metavar="P", **_stored("port of a node of our own")),
+    ):
+        function = option(function)
+    return passphrase_options(function)
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

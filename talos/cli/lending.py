@@ -50,10 +50,10 @@ def lend(session: Session, policy: Policy) -> int:
 
 
 def tell_ready(session: Session, ready: Mapping[str, Any]) -> None:
-    """The addresses can be pasted behind `--addr`, or in the place of PEER."""
-    peer, addrs, grants = ready["peer_id"], ready["addrs"], ready["grants"]
+    """What to type on the other side: the peer id, with an address where no DHT tells it."""
+    peer, addrs, findable, grants = ready["peer_id"], ready["addrs"], ready["findable"], ready["grants"]
     if session.json:
-        session.out.emit("mcp_ready", peer_id=peer, addrs=addrs, grants=grants)
+        session.out.emit("mcp_ready", peer_id=peer, addrs=addrs, findable=findable, grants=grants)
         return
     out = session.out
     out.note(f"ready as {peer}")
@@ -61,7 +61,8 @@ def tell_ready(session: Session, ready: Mapping[str, Any]) -> None:
         out.note(f"  {addr}")
     for grant in grants:
         out.note(f'  "{grant["server"]}" for {grant["peer_id"]}')
-    out.note(f"there: talos mcp-connect {addrs[0] if addrs else peer}")
+    addition = f" --addr {addrs[0].rpartition('/p2p/')[0]}" if addrs and not findable else ""
+    out.note(f"there: talos mcp-connect {peer}{addition}")
 
 
 def _tell(session: Session, kind: str, fields: Mapping[str, Any]) -> None:

@@ -46,6 +46,8 @@ class Asked:
     input: Iterable[bytes] | None = None
     port: int | None = None
     """Of the node that the command may have to run."""
+    bootstrap: tuple[str, ...] = ()
+    """What that node begins with, besides the configured peers."""
 
 
 def perform(session: Session, asked: Asked, show: Show) -> dict[str, Any]:
@@ -149,7 +151,7 @@ class Teller:
 def _as_client(session: Session, asked: Asked, teller: Teller) -> dict[str, Any]:
     client = Client(session.home)
     ident = client.begin(asked.name, asked.args, seconds=asked.seconds, piped=asked.input is not None)
-    if asked.port is not None:
+    if asked.port is not None or asked.bootstrap:
         session.out.note("a node is already up; using it")
     try:
         feeder = _Feeder(client, ident, asked.input)

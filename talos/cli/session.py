@@ -51,6 +51,8 @@ class Session:
     passphrase_fd: int | None = None
     port: int | None = None
     """Of the node that a network command may have to run."""
+    bootstrap: tuple[str, ...] = ()
+    """Peers for that node to begin with, besides the configured ones."""
     _out: Output | None = field(default=None, init=False)
     _book: AddressBook | None = field(default=None, init=False)
 
@@ -128,7 +130,7 @@ class Session:
         def emit(kind: str, fields: Mapping[str, Any]) -> None:
             self.out.emit(kind, **fields)
 
-        asked = Asked(name=op, args=args, seconds=self.timeout, input=input, port=self.port)
+        asked = Asked(name=op, args=args, seconds=self.timeout, input=input, port=self.port, bootstrap=self.bootstrap)
         return perform(self, asked, emit if self.json or show is None else show)
 
     def ask(self, route: str, query: Mapping[str, str] | None = None) -> dict[str, Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from typing import TYPE_CHECKING
 
@@ -44,7 +43,7 @@ async def endless(begun: trio.Event) -> AsyncIterator[bytes]:
 
 
 def kept(person: Sender) -> list[str]:
-    return sorted(os.listdir(person.directory / "outgoing"))
+    return sorted(path.name for path in (person.directory / "outgoing").iterdir())
 
 
 async def test_what_is_piped_is_kept_until_it_has_arrived(alice: Sender, bob: Sender) -> None:

@@ -49,6 +49,7 @@ class _Plan:
     peer: str
     server: str
     addrs: tuple[str, ...]
+    bootstrap: tuple[str, ...]
     seconds: float
     audit: str
 
@@ -57,6 +58,7 @@ class _Plan:
 @click.argument("peer")
 @click.option("--server", default="", metavar="NAME", help="which of PEER's servers (default: the only one)")
 @click.option("--addr", "addrs", multiple=True, metavar="MULTIADDR", help="where to reach PEER; repeatable")
+@click.option("--bootstrap", multiple=True, metavar="WHO", help="a peer to begin the search with; repeatable")
 @click.option("--connect-timeout", type=click.FloatRange(0, min_open=True), default=CONNECT_SECONDS, show_default=True,
               metavar="S", help="seconds to reach PEER")  # fmt: skip
 @click.option("--audit", type=click.Choice(AUDIT_MODES), default="calls", help="what is recorded first [calls]")
@@ -69,6 +71,7 @@ def mcp_connect(
     peer: str,
     server: str,
     addrs: tuple[str, ...],
+    bootstrap: tuple[str, ...],
     connect_timeout: float,
     audit: str,
     log_level: str | None,
@@ -78,7 +81,14 @@ def mcp_connect(
         raise Failure("usage", "mcp-connect needs stdin and stdout for itself: run it as a program")
     if log_level or log_file or session.debug:
         logs.configure(log_level or ("debug" if session.debug else "info"), log_file)
-    plan = _Plan(peer=peer, server=server, addrs=addrs, seconds=session.timeout or connect_timeout, audit=audit)
+    plan = _Plan(
+        peer=peer,
+        server=server,
+        addrs=addrs,
+        bootstrap=bootstrap,
+        seconds=session.timeout or connect_timeout,
+        audit=audit,
+    )
     return session.run(_main, session, plan)
 
 
@@ -125,7 +135,7 @@ async def _tunnel(
     async with AsyncExitStack() as stack:
         try:
             peer, addrs = _target(session, plan)
-            node, log = await _open(stack, session, plan, finds=not addrs)
+            node, log = await _open(stack, session, plan, finds=not addrs or bool(plan.bootstrap))
         except (TalosError, Failure, OSError) as error:
             problem = problem_of(error)
             if problem is None:
@@ -162,7 +172,7 @@ def _target(session: Session, plan: _Plan) -> tuple[PeerId, tuple[Multiaddr, ...
 async def _open(stack: AsyncExitStack, session: Session, plan: _Plan, *, finds: bool) -> tuple[Node, AuditLog | None]:
     """A node that only dials, and a log of its own: other connections and the agent run beside this one.
 
-    `finds`: with the DHT, since no address is known.
+    `finds`: with the DHT, since no address is known or a peer to ask was named.
     """
     from talos.agent import open_host
     from talos.chain import ChainConfig, ChainKeys, open_slot
@@ -175,20 +185,20 @@ async def _open(stack: AsyncExitStack, session: Session, plan: _Plan, *, finds: 
         log = await stack.enter_async_context(slot)
     node = await stack.enter_async_context(open_host(NodeConfig(key=wallet.identity)))
     if finds:
-        await _open_dht(stack, session, node)
+        await _open_dht(stack, session, node, plan.bootstrap)
     return node, log
 
 
-async def _open_dht(stack: AsyncExitStack, session: Session, node: Node) -> None:
-    """A client of the DHT that begins with the configured peers, those that the agent of this home knows, else those
-    that the last one knew."""
+async def _open_dht(stack: AsyncExitStack, session: Session, node: Node, bootstrap: tuple[str, ...]) -> None:
+    """A client of the DHT that begins with these and the configured peers, those that the agent of this home knows,
+    else those that the last one knew."""
     from talos.cli import owner
     from talos.dht import open_dht
     from talos.dht.remembered import remembered_addrs
 
     settings = config.load(session.home)
     known = _known_to_the_agent(session) or remembered_addrs(session.home.path / "dht.db")
-    dht = owner.dht_config(settings, asks_only=True)
+    dht = owner.dht_config(settings, asks_only=True, bootstrap=bootstrap, contacts=session.contacts())
     await stack.enter_async_context(open_dht(node, replace(dht, bootstrap=(*dht.bootstrap, *known))))
 
 

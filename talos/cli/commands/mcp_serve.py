@@ -48,6 +48,7 @@ class _Plan:
     policy_file: Path | None
     quick: _Quick
     listen: tuple[str, ...]
+    bootstrap: tuple[str, ...]
     audit: str
     drain: float
     max_message: int | None
@@ -65,6 +66,7 @@ class _Plan:
 @click.option("--pass-env", "pass_env", multiple=True, metavar="K", help="a variable of ours for it; repeatable")
 @click.option("--port", type=click.IntRange(0, 65_535), metavar="P", help="TCP port (default 8766; 0: a free one)")
 @click.option("--listen", multiple=True, metavar="MULTIADDR", help="where to listen instead; repeatable")
+@click.option("--bootstrap", multiple=True, metavar="WHO", help="a peer to begin with; repeatable")
 @click.option("--drain", type=click.FloatRange(0), default=5.0, show_default=True, metavar="S",
               help="seconds that open requests get at the end")  # fmt: skip
 @click.option("--max-message", type=click.IntRange(1024), metavar="BYTES", help="longest line (default 16 MiB)")
@@ -84,6 +86,7 @@ def mcp_serve(
     pass_env: tuple[str, ...],
     port: int | None,
     listen: tuple[str, ...],
+    bootstrap: tuple[str, ...],
     drain: float,
     max_message: int | None,
     audit: str | None,
@@ -105,6 +108,7 @@ def mcp_serve(
         policy_file=_policy_file(policy, program, home.path / settings.mcp.policy),
         quick=quick,
         listen=config.listen_addrs(settings, port, listen),
+        bootstrap=bootstrap,
         audit=audit or settings.mcp.audit,
         drain=drain,
         max_message=max_message,
@@ -117,6 +121,8 @@ def mcp_serve(
             from talos.cli.lending import lend
 
             _refuse_agents_own(plan)
+            if port is not None or listen or bootstrap:
+                session.out.note("a node is already up; using it")
             return lend(session, rules)
         try:
             with session.owning():
@@ -210,6 +216,7 @@ async def _main(
     start = Start(
         config=settings or config.Config(),
         listen=plan.listen,
+        bootstrap=plan.bootstrap,
         audit=plan.audit != "off",
         mcp=partial(_serve_config, plan),
         mcp_leave_seconds=LEAVE_SECONDS,

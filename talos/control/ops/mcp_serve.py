@@ -42,8 +42,15 @@ def ready_fields(agent: Agent, policy: Policy) -> dict[str, object]:
     return {
         "peer_id": str(agent.peer_id),
         "addrs": [str(addr) for addr in agent.node.addrs],
+        "findable": _findable(agent),
         "grants": [{"peer_id": str(grant.peer or "*"), "server": grant.server} for grant in policy.grants],
     }
+
+
+def _findable(agent: Agent) -> bool:
+    """Whether the DHT has, or looks for, peers that tell others where we are."""
+    dht = agent.dht.status() if agent.dht is not None else None
+    return dht is not None and (dht.peers > 0 or dht.bootstrap != "none configured")
 
 
 def _environment(args: Arguments) -> dict[str, str]:

@@ -43,15 +43,18 @@ class Spool:
             with disk_faults(), os.fdopen(os.open(path, flags, FILE_MODE), "wb") as file:
                 async for piece in pieces:
                     size += len(piece)
-                    if size > self._config.total_bytes:
-                        limit = self._config.total_bytes
-                        raise TransferFailed(f"more than {limit} bytes were piped in", code=FileCode.TOO_LARGE)
-                    check_room(file.fileno(), len(piece), self._config)
+                    self._check(file.fileno(), size, len(piece))
                     await trio.to_thread.run_sync(file.write, piece)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
         return path
+
+    def _check(self, descriptor: int, size: int, more: int) -> None:
+        if size > self._config.total_bytes:
+            limit = self._config.total_bytes
+            raise TransferFailed(f"more than {limit} bytes were piped in", code=FileCode.TOO_LARGE)
+        check_room(descriptor, more, self._config)
 
     def discard(self, sources: Iterable[str]) -> None:
         """Removes those of the files that were piped in."""

@@ -90,6 +90,7 @@ def serve_plan(peers: tuple[str, ...], **changes: Any) -> mcp_serve._Plan:
         "policy_file": None,
         "quick": quick,
         "listen": ("/ip4/127.0.0.1/tcp/0",),
+        "bootstrap": (),
         "audit": "calls",
         "drain": 1.0,
         "max_message": None,
@@ -125,7 +126,9 @@ async def connect(session: Session, peer: str, sent: bytes, **changes: Any) -> t
     stdin, to_stdin = os.pipe()
     from_stdout, stdout = os.pipe()
     session.wire = Wire(stdin, stdout)
-    plan: dict[str, Any] = {"peer": peer, "server": "", "addrs": (), "seconds": 10.0, "audit": "calls"}
+    plan: dict[str, Any] = {
+        "peer": peer, "server": "", "addrs": (), "bootstrap": (), "seconds": 10.0, "audit": "calls"
+    }  # fmt: skip
     os.write(to_stdin, sent)
     os.close(to_stdin)
     code = await mcp_connect._main(session, mcp_connect._Plan(**{**plan, **changes}))
@@ -152,12 +155,35 @@ async def test_ready_in_words_names_what_to_type_there(make_session: MakeSession
     plan = serve_plan((str(client.peer_id),), audit="off")
     async with served(alice, owner, plan, signal.SIGHUP) as heard:
         assert heard.said[0] == f"ready as {owner.peer_id}"
-        command, _, peer = heard.said[-1].removeprefix("there: ").rpartition(" ")
-        assert command == "talos mcp-connect"
-        assert f"  {peer}" in heard.said
+        command, _, addr = heard.said[-1].removeprefix("there: ").rpartition(" --addr ")
+        assert command == f"talos mcp-connect {owner.peer_id}"
+        assert f"  {addr}/p2p/{owner.peer_id}" in heard.said
         assert f'  "default" for {client.peer_id}' in heard.said
-        code, _ = await connect(bob, peer, PING)
+        code, _ = await connect(bob, str(owner.peer_id), PING, addrs=(addr,))
         assert code == 0
+
+
+async def test_with_a_dht_the_peer_id_is_enough(make_session: MakeSession) -> None:
+    """Each begins with a peer that only an option names, and asks it for the other."""
+    (hub, hub_owner), (alice, owner), (bob, client) = make_session("hub"), make_session("alice"), make_session("bob")
+    hub_plan = serve_plan((str(client.peer_id),), audit="off")
+    hub_keys = HomeKeys(hub.home, hub_owner)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mcp_serve._main, hub, hub_plan, mcp_serve._rules(hub, hub_plan), hub_keys)
+            heard = hub.out
+            assert isinstance(heard, Heard)
+            await heard.ready.wait()
+            (addr,) = [line.strip() for line in heard.said if line.startswith("  /ip4/")]
+            plan = serve_plan((str(client.peer_id),), bootstrap=(addr,))
+            nursery.start_soon(mcp_serve._main, alice, plan, mcp_serve._rules(alice, plan), HomeKeys(alice.home, owner))
+            heard = alice.out
+            assert isinstance(heard, Heard)
+            await heard.ready.wait()
+            assert heard.said[-1] == f"there: talos mcp-connect {owner.peer_id}"
+            code, out = await connect(bob, str(owner.peer_id), PING, bootstrap=(addr,))
+            assert (code, json.loads(out)["result"]) == (0, {})
+            nursery.cancel_scope.cancel()
 
 
 async def test_the_numbers_of_a_run(make_session: MakeSession) -> None:
@@ -215,7 +241,7 @@ async def test_a_signal_ends_the_client_and_its_pipes_stay_blocking(make_session
     codes = []
 
     async def run(peer: str) -> None:
-        plan = mcp_connect._Plan(peer=peer, server="", addrs=(), seconds=10.0, audit="calls")
+        plan = mcp_connect._Plan(peer=peer, server="", addrs=(), bootstrap=(), seconds=10.0, audit="calls")
         codes.append(await mcp_connect._main(bob, plan))
 
     async with served(alice, owner, serve_plan((str(client.peer_id),))) as heard:
