@@ -22,7 +22,7 @@ interop: env ## every cell of interop/matrix.toml and the tools of npm, against 
 long: env ## fuzzing, simulations and long attacks: 20 minutes
 	@scripts/long
 
-bench: env ## P1-P7, P13 and P14 beside the other implementations, into docs/benchmarks.md
+bench: env ## every row of the goals, beside the other implementations, into docs/benchmarks.md
 	@$(PYTHON) -m bench --write-docs
 
 lock: ## resolve the dependencies again (needs uv)

@@ -47,6 +47,9 @@ def configure(level: str, path: Path | None = None) -> None:
     handler = logging.StreamHandler() if path is None else _PrivateFile(path)
     handler.setFormatter(_Line("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logger = logging.getLogger("talos")
-    logger.handlers[:] = [handler]
+    before, logger.handlers[:] = list(logger.handlers), [handler]
+    for old in before:
+        if isinstance(old, _PrivateFile):
+            old.close()
     logger.setLevel(level.upper())
     logger.propagate = False

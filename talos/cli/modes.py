@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Show = Callable[[str, Mapping[str, Any]], None]
 
-__all__ = ["Asked", "Teller", "Waiting", "perform"]
+__all__ = ["Asked", "Teller", "Waiting", "perform", "perform_there"]
 
 RETRY_SECONDS = 0.05
 PATIENCE_SECONDS = 15.0
@@ -70,6 +70,16 @@ def perform(session: Session, asked: Asked, show: Show) -> dict[str, Any]:
             if teller.shown or losses > MAX_LOSSES or asked.input is not None:
                 raise Failure("agent_down", "the agent ended in the middle of it", hint="run it again") from None
             waiting.pause()
+
+
+def perform_there(session: Session, asked: Asked) -> bool:
+    """Runs it in whoever serves the home's socket; false when nobody does. Failure as it failed."""
+    try:
+        with Teller(session, lambda *_: None) as teller:
+            _as_client(session, asked, teller)
+    except (NoAgent, GoingAway, AgentLost):
+        return False
+    return True
 
 
 class Waiting:

@@ -29,8 +29,8 @@ MEDIA_CHARACTERS = 40
 _MARKS = {"gap": "(something before it is missing)", "fork": "(something before it was replaced)"}
 
 
-def tell_up(session: Session, status: Mapping[str, Any], key: bytes) -> None:
-    """Who is up, where, and what to give to others."""
+def tell_up(session: Session, status: Mapping[str, Any], key: bytes, *, whole: bool = False) -> None:
+    """Who is up, where, and what to give to others; `whole`: addresses as others take them behind `--bootstrap`."""
     if session.json:
         session.out.emit("status", **status)
         return
@@ -39,7 +39,8 @@ def tell_up(session: Session, status: Mapping[str, Any], key: bytes) -> None:
     out.line(f'Up as "{who["name"]}"  {short(who["peer_id"])}  (pid {status["pid"]})')
     out.line(f"  ticket {_ticket(key, addrs)}")
     for addr in addrs:
-        out.line(f"  {addr.rpartition('/p2p/')[0]}   reachable: {status['reachability'] or 'not yet known'}")
+        shown = addr if whole else addr.rpartition("/p2p/")[0]
+        out.line(f"  {shown}   reachable: {status['reachability'] or 'not yet known'}")
 
 
 def tell_event(session: Session, kind: str, fields: Mapping[str, Any]) -> None:

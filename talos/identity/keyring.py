@@ -14,8 +14,9 @@ import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from talos.errors import WalletError
 from talos.identity.key_record import DAY_MS
-from talos.identity.wallet import MAX_ENCRYPTION_KEYS, SECRET_BYTES, EncryptionKey, save
+from talos.identity.wallet import MAX_ENCRYPTION_KEYS, SECRET_BYTES, EncryptionKey, opened, save
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,6 +119,17 @@ class HomeKeys:
         self._wallet = wallet
         self._record = (0, b"")
         return new
+
+    def reread(self, secret: Secret) -> None:
+        """Takes the wallet as it lies there, which its owner has sealed by `secret`; may be called in a thread.
+
+        WalletError when it is not opened by that, or is another identity's; then nothing changes.
+        """
+        wallet = opened(self._home, secret)
+        if wallet.root != self._wallet.root:
+            raise WalletError(f"{self._home.wallet} holds another identity")
+        self._secret = secret
+        self.adopt(wallet)
 
     def turn(self, now_ms: int) -> bool:
         """All three, for the start of a program; whether there is a new key."""

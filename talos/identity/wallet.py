@@ -33,6 +33,7 @@ __all__ = [
     "decode",
     "encode",
     "kdf",
+    "opened",
     "public_identity",
     "reseal",
     "save",
@@ -217,14 +218,23 @@ def save(home: Home, wallet: Wallet, secret: Secret) -> None:
     WalletError when it opens it no more: the passphrase was changed meanwhile, and nobody is locked out for that.
     """
     with private_file.turn(home.wallet):
-        if decode(sealed.open_sealed(_read(home), secret)).root != wallet.root:
+        if opened(home, secret).root != wallet.root:
             raise WalletError(f"{home.wallet} holds another identity")
         private_file.write(home.wallet, sealed.seal(encode(wallet), secret), replace=True)
 
 
-def reseal(home: Home, wallet: Wallet, passphrase: Passphrase) -> None:
-    """Seals the wallet by `passphrase` from now on; the unlock key, if there was one, is removed."""
+def opened(home: Home, secret: Secret) -> Wallet:
+    """The wallet as it is now; WalletError when `secret` does not open it."""
+    return decode(sealed.open_sealed(_read(home), secret))
+
+
+def reseal(home: Home, secret: Secret, passphrase: Passphrase) -> None:
+    """Seals the wallet that `secret` opens by `passphrase` from now on; the unlock key, if any, is removed.
+
+    An agent may have changed it since it was last read: what is sealed is what lies there.
+    """
     with private_file.turn(home.wallet):
+        wallet = opened(home, secret)
         private_file.write(home.wallet, sealed.seal(encode(wallet), passphrase), replace=True)
         home.unlock_key.unlink(missing_ok=True)
     private_file.sync_directory(home.path)

@@ -270,6 +270,25 @@ def test_a_passphrase_is_asked_on_a_terminal_and_never_shown(tmp_path: Path) -> 
     assert code == 5
 
 
+def test_the_agent_learns_of_a_new_passphrase(tmp_path: Path) -> None:
+    home = ["--data-dir", str(tmp_path / "a")]
+    talos(*home, "init", "--name", "Alice")
+    up = subprocess.Popen([*TALOS, *home, "up", "--listen", "/ip4/127.0.0.1/tcp/0"], stdout=subprocess.PIPE)
+    try:
+        assert up.stdout is not None
+        assert up.stdout.readline().startswith(b"Up as")
+        code, shown = on_terminal([*home, "wallet", "passphrase"], [b"open sesame", b"open sesame"])
+        assert code == 0
+        assert "the agent that is up has not learned it" not in shown
+        code, shown = on_terminal([*home, "wallet", "passphrase"], [b"open sesame", b"still sesame", b"still sesame"])
+        assert (code, "warning" in shown) == (0, False)
+    finally:
+        up.terminate()
+        up.communicate(timeout=SECONDS)
+    code, shown = on_terminal([*home, "wallet", "words"], [b"still sesame"])
+    assert code == 0
+
+
 def test_a_sealed_wallet_without_a_terminal_does_not_wait(tmp_path: Path) -> None:
     (tmp_path / "p").write_text("open sesame\n")
     (tmp_path / "p").chmod(0o600)

@@ -13,7 +13,7 @@ import click
 from talos.cli import config, logs, names
 from talos.cli.exits import Failure
 from talos.cli.frame import command, passphrase_options
-from talos.errors import HomeInUse, TalosError
+from talos.errors import HomeInUse
 
 if TYPE_CHECKING:
     from talos.cli.session import Session
@@ -190,6 +190,7 @@ async def _main(
     """Is the agent of the home, whose policy is the command's; ends by a signal or `talos down`."""
     from talos.cli.lending import tell_ready
     from talos.cli.owner import Start, own
+    from talos.cli.rereading import Rereading
     from talos.control.ops.mcp_serve import ready_fields
 
     async def body(control: Control) -> int:
@@ -202,19 +203,11 @@ async def _main(
             await control.stopped.wait()
         return 0
 
-    async def reread(control: Control) -> None:
-        lending, lent = control.agent.mcp, control.agent.lent
-        assert lending is not None
-        assert lent is not None
-        try:
-            await lending.change(lent, _rules(session, plan))
-        except (TalosError, OSError) as error:
-            session.out.warn(f"the policy stays as it was: {error}")
-
     weakened = [f"every peer may use a server: {name}" for name in rules.servers if rules.allow_any]
     weakened += ["nothing of what peers do is recorded"] if plan.audit == "off" else []
+    settings = settings or config.Config()
     start = Start(
-        config=settings or config.Config(),
+        config=settings,
         listen=plan.listen,
         bootstrap=plan.bootstrap,
         audit=plan.audit != "off",
@@ -224,7 +217,8 @@ async def _main(
         report=session.out.note,
         weakened=tuple(weakened),
     )
-    return await own(session, keys, start, body, hangup=reread if plan.policy_file is not None else None)
+    rereading = Rereading(session, settings, lambda _: _rules(session, plan)) if plan.policy_file is not None else None
+    return await own(session, keys, start, body, hangup=rereading)
 
 
 def _serve_config(plan: _Plan, rules: Policy) -> McpServeConfig:

@@ -76,10 +76,8 @@ class _Showing:
         from talos.control.snapshots import status
 
         agent = control.agent
-        tell_up(self._session, status(agent, {}), agent.node.key.public_key.data)
+        tell_up(self._session, status(agent, {}), agent.node.key.public_key.data, whole=True)
         if not self._session.json:
-            for addr in agent.node.addrs:
-                self._session.out.line(f"  {addr}")
             self._session.out.note("others begin here: talos register --server HOST:PORT")
         notify_ready()
         await control.stopped.wait()

@@ -14,7 +14,7 @@ import click
 from talos.cli import config, logs
 from talos.cli.exits import Failure
 from talos.cli.frame import command, passphrase_options
-from talos.errors import HomeInUse, LimitExceeded, MessagingError, TalosError
+from talos.errors import HomeInUse, LimitExceeded, MessagingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,6 +70,7 @@ def _own(session: Session, flags: Mapping[str, Any]) -> int:
     logs.configure_for(session, settings.log)
     with session.owning():
         from talos.cli.owner import Start, own
+        from talos.cli.rereading import Rereading
 
         start = Start(
             config=settings,
@@ -78,8 +79,9 @@ def _own(session: Session, flags: Mapping[str, Any]) -> int:
             mdns=settings.node.mdns and not flags["no_mdns"],
             policy=_policy(session, settings),
         )
-        showing = _Showing(session)
-        return session.run(partial(own, hangup=showing.reread), session, session.unlock_keys(), start, showing.body)
+        rereading = Rereading(session, settings, partial(_policy, session))
+        body = _Showing(session).body
+        return session.run(partial(own, hangup=rereading), session, session.unlock_keys(), start, body)
 
 
 def _policy(session: Session, settings: config.Config) -> Policy | None:
@@ -113,23 +115,6 @@ class _Showing:
             await control.stopped.wait()
             nursery.cancel_scope.cancel()
         return 0
-
-    async def reread(self, control: Control) -> None:
-        """SIGHUP: the policy file and the log's settings are read again; the rest needs a restart."""
-        try:
-            settings = config.load(self._session.home)
-            policy = _policy(self._session, settings)
-        except (Failure, TalosError, OSError) as error:
-            self._session.out.warn(f"everything stays as it was: {error}")
-            return
-        agent = control.agent
-        if agent.mcp is not None and agent.lent is not None and policy is not None:
-            try:
-                await agent.mcp.change(agent.lent, policy)
-            except TalosError as error:
-                self._session.out.warn(f"the policy stays as it was: {error}")
-        elif (policy is None) != (agent.lent is None):
-            self._session.out.warn("a policy file that comes or goes needs a restart")
 
     async def _show(self, control: Control) -> None:
         from talos.cli.telling import tell_event

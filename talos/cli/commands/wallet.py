@@ -42,11 +42,13 @@ def words(session: Session) -> None:
 @command("passphrase", help="Seals the wallet by a new passphrase, asked on the terminal.")
 @passphrase_options
 def change(session: Session) -> None:
-    unlocked = session.unlock()
+    _, secret = session.unlock_to_keep()
     if not session.interactive:
         raise Failure("wallet_locked", "nobody can be asked for a new passphrase here", hint="run it on a terminal")
-    reseal(session.home, unlocked, passphrase.ask_new())
+    new = passphrase.ask_new()
+    reseal(session.home, secret, new)
     session.out.note("the wallet is sealed by the new passphrase")
+    _tell_agent(session, new)
 
 
 @command("export", help="Writes wallet, contacts and settings into FILE, sealed by a passphrase of its own.")
@@ -88,6 +90,21 @@ def restore(session: Session, file: Path, *, seal_file: Path | None) -> None:
                 "file_exists", f"{error.filename2 or error.filename} exists already", hint="--data-dir DIR"
             ) from None
     session.out.line(f'Restored "{found.wallet.name}"  {found.wallet.peer_id}   in {home.path}')
+
+
+def _tell_agent(session: Session, new: Passphrase) -> None:
+    """The agent that is up saves the wallet when its keys change, and needs the passphrase for it."""
+    import base64
+
+    from talos.cli.modes import Asked, perform_there
+
+    args = {"passphrase_b64": base64.b64encode(new.data).decode()}
+    try:
+        perform_there(session, Asked(name="wallet-reread", args=args))
+    except Failure as failure:
+        session.out.warn(
+            f"the agent that is up has not learned it, and its keys stay the same till a restart: {failure}"
+        )
 
 
 def _seal(session: Session, file: Path | None) -> Passphrase:

@@ -35,6 +35,7 @@ OPERATIONS: dict[str, tuple[str, str]] = {
     "register": ("talos.control.ops.dht", "register"),
     "send-file": ("talos.control.ops.files", "send_file"),
     "send": ("talos.control.ops.messages", "send"),
+    "wallet-reread": ("talos.control.ops.wallet", "reread"),
 }
 """Module and function by the name that clients ask for; a module is loaded with its first operation."""
 

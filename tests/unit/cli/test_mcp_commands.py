@@ -19,7 +19,7 @@ from talos.cli.exits import Failure
 from talos.cli.output import Output
 from talos.cli.session import Session
 from talos.cli.streams import Wire
-from talos.identity import wallet
+from talos.identity import private_file, wallet
 from talos.identity.keyring import HomeKeys
 from talos.identity.wallet import Wallet
 
@@ -226,10 +226,29 @@ async def test_a_policy_file_is_read_again_on_sighup(make_session: MakeSession, 
     policy.chmod(0o600)
     async with served(alice, owner, serve_plan((), policy_file=policy)) as heard:
         policy.write_text("nonsense")
-        signal.raise_signal(signal.SIGHUP)
-        with trio.fail_after(5):
-            while not any("the policy stays as it was" in line for line in heard.said):
-                await trio.testing.wait_all_tasks_blocked()
+        await hung_up(heard, "everything stays as it was")
+        policy.write_text(text + '[[grants]]\npeer = "b"\nserver = "s"\n')
+        put(alice, '[log]\nlevel = "info"\nfile = "talos.log"\n[node]\nport = 1\n[files]\nfrom = "contacts"\n')
+        await hung_up(heard, "restart needed for node.port, files.from")
+        assert (alice.home.path / "talos.log").stat().st_mode & 0o777 == 0o600
+        put(alice, '[log]\n[node]\nport = 2\n[files]\nfrom = "contacts"\n')
+        await hung_up(heard, "restart needed for node.port")
+        assert "restart needed for node.port" in heard.said, "what was told is not told again"
+        put(alice, "[node]\nprot = 2\n")
+        await hung_up(heard, 'unknown "node.prot"')
+
+
+def put(session: Session, text: str) -> None:
+    private_file.write(session.home.config, text.encode(), replace=True)
+
+
+async def hung_up(heard: Heard, expected: str) -> None:
+    """SIGHUP, and the answer to it."""
+    heard.said.clear()
+    signal.raise_signal(signal.SIGHUP)
+    with trio.fail_after(60):
+        while not any(expected in line for line in heard.said):  # noqa: ASYNC110 - it says so, and no more
+            await trio.sleep(0.01)
 
 
 async def test_a_signal_ends_the_client_and_its_pipes_stay_blocking(make_session: MakeSession) -> None:

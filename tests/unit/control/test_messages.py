@@ -17,8 +17,9 @@ from talos.control.arguments import Arguments
 from talos.control.failure import Failure
 from talos.control.operations import Emit
 from talos.control.ops import files, messages
-from talos.errors import DeliveryFailed, MessageExpired, NotSupported, TransferFailed
-from talos.identity import contacts, wallet
+from talos.control.ops import wallet as wallets
+from talos.errors import DeliveryFailed, MessageExpired, NotSupported, TransferFailed, WalletError
+from talos.identity import contacts, sealed, wallet
 from talos.identity.contacts import AddressBook, Contact
 from talos.identity.home import Home
 from talos.identity.key_record import DAY_MS
@@ -207,6 +208,23 @@ async def test_keys_turn_while_the_agent_runs(
         await agents._turn_keys_once(alice)
         assert alice.x25519_public == second
         assert "the wallet cannot be written" in caplog.text
+
+
+async def test_keys_turn_after_the_passphrase_was_changed(
+    opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sealed, "_MEMORY_KIB", 19 * 1024)
+    monkeypatch.setattr(sealed, "_PASSES", 2)
+    new = sealed.Passphrase.of("correct horse")
+    begin = time.time_ns() // 1_000_000
+    async with opened("alice", Told()) as alice:
+        wallet.reseal(alice.home, wallet.unlock_to_keep(alice.home, pytest.fail)[1], new)
+        with pytest.raises(WalletError):
+            await wallets.reread(alice, Arguments({"passphrase_b64": text("wrong")}), Told())
+        assert await wallets.reread(alice, Arguments({"passphrase_b64": text("correct horse")}), Told()) == {}
+        monkeypatch.setattr(agents, "_now_ms", lambda: begin + 31 * DAY_MS)
+        await agents._turn_keys_once(alice)
+        assert wallet.unlock(alice.home, lambda: new).encryption[0].public() == alice.x25519_public
 
 
 def _full(*_: object) -> None:

@@ -120,14 +120,33 @@ def test_nobody_is_locked_out_by_an_agent_that_knows_the_old_secret(
     monkeypatch.setattr(sealed, "_PASSES", 2)
     keys = HomeKeys(home, *unlocked(home))
     secret = Passphrase.of("correct horse")
-    wallet.reseal(home, keys.wallet, secret)
+    wallet.reseal(home, unlocked(home)[1], secret)
     with pytest.raises(WalletError) as caught:
         keys.turn(START + 30 * DAY_MS)
     assert caught.value.reason == "locked"
     assert wallet.unlock(home, lambda: secret).encryption == keys.wallet.encryption
-    new = HomeKeys(home, keys.wallet, secret)
-    assert new.turn(START + 30 * DAY_MS)
-    assert wallet.unlock(home, lambda: secret).encryption == new.wallet.encryption
+    with pytest.raises(WalletError, match="wrong passphrase"):
+        keys.reread(Passphrase.of("battery staple"))
+    keys.reread(secret)
+    assert keys.turn(START + 30 * DAY_MS)
+    assert wallet.unlock(home, lambda: secret).encryption == keys.wallet.encryption
+
+
+def test_what_an_agent_changed_meanwhile_is_sealed_too(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sealed, "_MEMORY_KIB", 19 * 1024)
+    monkeypatch.setattr(sealed, "_PASSES", 2)
+    _, before = unlocked(home)
+    keys = HomeKeys(home, *unlocked(home))
+    assert keys.turn(START + 30 * DAY_MS)
+    wallet.reseal(home, before, Passphrase.of("correct horse"))
+    assert wallet.unlock(home, lambda: Passphrase.of("correct horse")).encryption == keys.wallet.encryption
+
+
+def test_a_wallet_of_another_identity_is_not_taken_up(home: Home) -> None:
+    _, secret = unlocked(home)
+    keys = HomeKeys(home, Wallet.new("Eve", now_ms=START), secret)
+    with pytest.raises(WalletError, match="another identity"):
+        keys.reread(secret)
 
 
 def test_another_identity_is_never_overwritten(home: Home) -> None:

@@ -112,7 +112,7 @@ def test_life_with_a_passphrase(home: Home, alice: Wallet) -> None:
 
 def test_a_passphrase_takes_the_place_of_the_unlock_key(home: Home, alice: Wallet) -> None:
     wallet.create(home, alice, None)
-    wallet.reseal(home, alice, PASSPHRASE)
+    wallet.reseal(home, wallet.unlock_to_keep(home, never)[1], PASSPHRASE)
     assert not home.unlock_key.exists()
     assert wallet.unlock(home, lambda: PASSPHRASE) == alice
 
@@ -218,7 +218,7 @@ def test_the_body_is_that_of_the_schema(home: Home) -> None:
         root=ROOT, store_key=bytes(32), created_ms=NOW, name="Alice", encryption=(EncryptionKey(b"\3" * 32, NOW),)
     )
     assert wallet.unlock(home, never) == expected
-    wallet.reseal(home, expected, PASSPHRASE)
+    wallet.reseal(home, wallet.unlock_to_keep(home, never)[1], PASSPHRASE)
     opened = sealed.open_sealed(home.wallet.read_bytes(), PASSPHRASE)
     assert wallet_pb2.WalletBody.FromString(opened) == wallet_pb2.WalletBody.FromString(body())
     assert opened == body()
@@ -251,7 +251,7 @@ def test_files_are_private_under_umask_000(home: Home, alice: Wallet) -> None:
     before = os.umask(0)
     try:
         wallet.create(home, alice, None)
-        wallet.reseal(home, alice, PASSPHRASE)
+        wallet.reseal(home, wallet.unlock_to_keep(home, never)[1], PASSPHRASE)
     finally:
         os.umask(before)
     assert {stat.S_IMODE(path.stat().st_mode) for path in home.path.iterdir()} == {0o600}
