@@ -400,7 +400,7 @@ server = "echo"
         assert process.stderr is not None
         policy.write_text(text + "nonsense = 1\n")
         process.send_signal(signal.SIGHUP)
-        assert process.stderr.readline().startswith(b"talos: warning: the policy stays as it was: ")
+        assert process.stderr.readline().startswith(b"talos: warning: everything stays as it was: ")
         policy.write_text(text.replace(bob.peer_id, PEER))
         process.send_signal(signal.SIGHUP)
         assert process.stderr.readline() == b"policy reloaded\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -50,7 +51,7 @@ def send_file(session: Session, who: str, *, paths: tuple[Path, ...], name: str 
         "name": name or "",
         "wait": wait if session.timeout is None else session.timeout,
     }
-    pieces = iter(partial(sys.stdin.buffer.read1, PIECE_BYTES), b"") if piped else None
+    pieces = iter(partial(os.read, sys.stdin.fileno(), PIECE_BYTES), b"") if piped else None
     result = session.perform("send-file", asked, show=lambda _, fields: _offered(session, fields), input=pieces)
     reached = result.pop("reached")
     if session.json:
