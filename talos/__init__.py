@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
     from talos.abc import Connection, Event, Handler, Host, ProtocolId, Role, Stream, StreamReset
     from talos.addr import parse
-    from talos.agent import open_host
+    from talos.agent import Agent, open_host
     from talos.errors import DialError, NegotiationError, TalosError
+    from talos.homes import open_home
     from talos.host import presets
     from talos.host.config import NodeConfig, Stack, TimeoutsConfig
     from talos.host.limits import LimitsConfig
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from talos.wire.message_stream import MessageStream
 
 __all__ = [
+    "Agent",
     "Connection",
     "DialError",
     "Event",
@@ -49,6 +51,7 @@ __all__ = [
     "StreamReset",
     "TalosError",
     "TimeoutsConfig",
+    "open_home",
     "open_host",
     "open_node",
     "parse",
@@ -59,6 +62,7 @@ __all__ = [
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
+    "Agent": "talos.agent",
     "Connection": "talos.abc",
     "DialError": "talos.errors",
     "Event": "talos.abc",
@@ -81,6 +85,7 @@ _HOMES = {
     "StreamReset": "talos.abc",
     "TalosError": "talos.errors",
     "TimeoutsConfig": "talos.host.config",
+    "open_home": "talos.homes",
     "open_host": "talos.agent",
     "open_node": "talos.host.node",
     "parse": "talos.addr",

@@ -100,6 +100,8 @@ class AgentConfig:
     mdns: MdnsConfig | None = None
     messages: MessagingConfig | None = None
     """Needs the record."""
+    tells_messages: bool = True
+    """Whether messages that come are told as events; else a program takes them, by `Messaging.received`."""
     people: AddressBook | None = None
     """Contacts and who is blocked."""
     files: FileConfig | None = None
@@ -244,7 +246,7 @@ def _start_habits(nursery: trio.Nursery, agent: Agent) -> None:
     nursery.start_soon(contain, owner, _turn_keys, agent)
     if agent.files is not None and not agent.config.ephemeral:
         nursery.start_soon(contain, owner, _tell_transfers, agent, agent.files)
-    if agent.messaging is not None and not agent.config.ephemeral:
+    if agent.messaging is not None and agent.config.tells_messages and not agent.config.ephemeral:
         nursery.start_soon(contain, owner, _tell_messages, agent, agent.messaging)
     for topic in agent.config.topics if agent.gossip is not None else ():
         nursery.start_soon(contain, owner, _hear, agent, topic)

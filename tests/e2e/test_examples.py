@@ -36,9 +36,15 @@ def test_example(example: Path) -> None:
 
 
 def test_each_promised_example_is_there() -> None:
-    assert {"echo", "ping", "yamux_only", "noise_only", "yamux_machine", "new_transport"} <= {
+    assert {"echo", "ping", "yamux_only", "noise_only", "yamux_machine", "new_transport", "agent"} <= {
         path.stem for path in EXAMPLES
     }
+
+
+def test_the_agent_is_twenty_lines() -> None:
+    source = (ROOT / "examples" / "agent.py").read_text()
+    agent = source[source.index("async def serve") : source.index("async def demonstration")]
+    assert len([line for line in agent.splitlines() if line.strip()]) <= 20
 
 
 def test_the_readme_program_is_short_and_runs() -> None:
