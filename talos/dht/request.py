@@ -205,7 +205,8 @@ class Requests:
         if peer in self._state.connected:
             return await host.open_stream(peer, self._config.protocol_id)
         # Without an address the host would ask its peer routing, which is this DHT.
-        if not addrs and not host.peerstore.addrs(peer):
+        addrs = addrs or tuple(host.peerstore.addrs(peer))
+        if not addrs:
             raise RequestFailed(f"no address of {peer} is known")
         return await host.open_stream(await host.connect(peer, addrs), self._config.protocol_id)
 

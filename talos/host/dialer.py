@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 import trio
+from multiaddr import Multiaddr
 
 from talos.abc import GateStep
 from talos.addr import host_port, ip_of, is_public, is_relayed, names_of, parse, split_peer
@@ -20,8 +21,6 @@ from talos.transport.resolve import Resolver, ResolverConfig, needs_resolving
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable
     from random import Random
-
-    from multiaddr import Multiaddr
 
     from talos.abc import Connection, Gate, PeerRouting, Role, Transport
     from talos.host.config import NodeConfig
@@ -76,12 +75,20 @@ class _Dial:
         self.routing: trio.CancelScope | None = None
         """While peer routing is asked; `told` are addresses that somebody brought meanwhile."""
         self.told: tuple[Multiaddr, ...] = ()
+        self.asked = False
+        """Whether peer routing was asked; once is enough."""
 
     def tell(self, addrs: tuple[Multiaddr, ...]) -> None:
-        """Another caller knows addresses: routing need not be waited for, which may itself be waiting for this dial."""
-        if addrs and self.routing is not None:
-            self.told += addrs
-            self.routing.cancel()
+        """Another caller knows addresses: routing need not be waited for, which may itself be waiting for this dial.
+
+        DialError for one who knows no other than those that have failed: what he asks for may be what is waited for.
+        """
+        if not addrs or self.routing is None:
+            return
+        if self.causes.keys() >= {split_peer(addr)[0] for addr in addrs}:
+            raise self.error()
+        self.told += addrs
+        self.routing.cancel()
 
     def error(self) -> DialError:
         """A new one for each who waited."""
@@ -210,6 +217,8 @@ class Dialer:
         try:
             with dial.scope, Trace("dial", self._bus.tell, peer=dial.peer):
                 await self._race(dial, await self._candidates(dial, addrs))
+                if dial.connection is None and not addrs:
+                    await self._race(dial, await self._elsewhere(dial))
                 if dial.connection is None:
                     raise dial.error()
         except DialError:
@@ -227,6 +236,19 @@ class Dialer:
         if peer is not None:
             known = (*addrs, *self._peerstore.addrs(peer))
             addrs = known or await self._routed(dial, peer)
+        return await self._usable(dial, addrs)
+
+    async def _elsewhere(self, dial: _Dial) -> list[Multiaddr]:
+        """Where peer routing finds a peer that is no longer where it was; nothing new for a caller who said where.
+
+        So who asks on behalf of routing, and names addresses, never waits for routing.
+        """
+        if dial.peer is None or dial.asked or not self._routings:
+            return []
+        routed = await self._routed(dial, dial.peer)
+        return await self._usable(dial, (addr for addr in routed if split_peer(addr)[0] not in dial.causes))
+
+    async def _usable(self, dial: _Dial, addrs: Iterable[Multiaddr]) -> list[Multiaddr]:
         usable: dict[Multiaddr, None] = {}
         names = 0
         for addr in dict.fromkeys(addrs):
@@ -239,6 +261,7 @@ class Dialer:
 
     async def _routed(self, dial: _Dial, peer: PeerId) -> tuple[Multiaddr, ...]:
         found: tuple[Multiaddr, ...] = ()
+        dial.asked = True
         with trio.CancelScope() as dial.routing:
             found = await self._ask_routing(dial, peer)
         dial.routing = None
@@ -251,7 +274,8 @@ class Dialer:
                     return tuple(found)
             except TalosError as error:
                 dial.causes[type(routing).__name__] = error
-        dial.reason = ": no address is known"
+        if not any(isinstance(cause, Multiaddr) for cause in dial.causes):
+            dial.reason = ": no address is known"
         return ()
 
     async def _resolve(self, dial: _Dial, addr: Multiaddr, usable: dict[Multiaddr, None]) -> None:

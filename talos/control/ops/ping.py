@@ -35,7 +35,8 @@ async def ping(agent: Agent, args: Arguments, emit: Emit) -> Mapping[str, object
     if peer == agent.peer_id:
         raise Failure("usage", "that is this identity itself")
     emit.stage("dial", f"dialing {len(addrs)} addresses" if addrs else "looking for an address")
-    connection = await agent.node.connect(peer, addrs)
+    agent.node.peerstore.add_addrs(peer, addrs)
+    connection = await agent.node.connect(peer)
     times: list[float] = []
     async with pinging(agent.node, connection, PingConfig(reply_seconds=seconds)) as pings:
         while True:

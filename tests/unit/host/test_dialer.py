@@ -358,6 +358,40 @@ async def test_routing_is_asked_only_when_no_address_is_known(autojump_clock: An
         assert ignorant.asked == 2
 
 
+async def test_routing_is_asked_for_a_peer_that_is_not_where_it_was(autojump_clock: Any) -> None:
+    """Nobody answers at what is remembered, so routing says where the peer is by now; once, and not for those who name
+    addresses."""
+    async with client() as (node, _script, server):
+        routing = Routing([public(100), public(1000)])
+        node.peerstore.add_addrs(server.peer_id, [public(100)])
+        with node.using(routing):
+            await node.connect(server.peer_id)
+            assert routing.asked == 1
+        nothing_new = Routing([public(100)])
+        node.peerstore.add_addrs(STRANGER, [public(100)])
+        with node.using(nothing_new), pytest.raises(DialError, match="refused"):
+            await node.connect(STRANGER)
+        assert nothing_new.asked == 1
+        with node.using(Routing(PeerNotFound("nobody"))), pytest.raises(DialError) as caught:
+            await node.connect(STRANGER)
+        assert "no address is known" not in str(caught.value)
+
+
+async def test_who_asks_for_routing_does_not_wait_for_it(autojump_clock: Any) -> None:
+    """A search that meets the peer that is searched for, and knows no more of it than the dial does."""
+    async with client() as (node, _script, _server):
+
+        class Searching:
+            async def find_peer(self, peer: PeerId) -> list[Multiaddr]:
+                with pytest.raises(DialError):
+                    await node.connect(peer, [public(100)])
+                return []
+
+        node.peerstore.add_addrs(STRANGER, [public(100)])
+        with node.using(Searching()), trio.fail_after(1), pytest.raises(DialError, match="refused"):
+            await node.connect(STRANGER)
+
+
 async def test_a_routing_that_waits_for_its_own_dial_is_not_waited_for(autojump_clock: Any) -> None:
     """A lookup for a peer asks that peer too, once somebody has told its address."""
 
