@@ -50,6 +50,15 @@ class ChunkCipher:
         except InvalidTag as error:
             raise TransferFailed(f"chunk {index} was altered", code=FileCode.HASH_MISMATCH) from error
 
+    def open_into(self, index: int, sealed: bytes | memoryview, buffer: bytearray, *, last: bool) -> memoryview:
+        """As `open`, into the beginning of `buffer`, of which the chunk is a view."""
+        view = memoryview(buffer)[: len(sealed) - TAG_BYTES]
+        try:
+            self._cipher.decrypt_into(_nonce(index), sealed, self._front + _PLACE.pack(index, last), view)
+        except InvalidTag as error:
+            raise TransferFailed(f"chunk {index} was altered", code=FileCode.HASH_MISMATCH) from error
+        return view
+
 
 def _nonce(index: int) -> bytes:
     return index.to_bytes(12, "big")

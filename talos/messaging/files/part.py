@@ -181,7 +181,7 @@ class Part:
                 found.append(index)
         return found
 
-    def write(self, index: int, chunk: bytes) -> bool:
+    def write(self, index: int, chunk: bytes | memoryview) -> bool:
         """Keeps a chunk whose leaf is right; False when it is not, and nothing was written."""
         if leaf(chunk) != self.leaves[index]:
             return False
@@ -194,7 +194,7 @@ class Part:
             self.unsynced += len(chunk)
         return True
 
-    def hash(self, index: int, chunk: bytes) -> None:
+    def hash(self, index: int, chunk: bytes | memoryview) -> None:
         """Adds a chunk to the hash of the whole when its turn is; otherwise it is read again in the end."""
         if index == self._hashed:
             self._whole.update(chunk)

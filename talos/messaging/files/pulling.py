@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from talos.errors import RemoteProtocolError, TransferFailed
-from talos.messaging.files.chunk import ChunkCipher
+from talos.messaging.files.chunk import TAG_BYTES, ChunkCipher
 from talos.messaging.files.code import FileCode
 from talos.messaging.files.frames import Chunk, Fault, Frame, Leaves, Want
 from talos.messaging.files.machine import Pull
 from talos.messaging.files.manifest import MANIFEST_CHUNK, Manifest, tree_root
+from talos.messaging.files.mime import HEAD_BYTES
 from talos.messaging.files.part import Part, disk_faults, split_leaves
 from talos.messaging.files.rules import check_files, check_head, check_room
 
@@ -49,7 +50,7 @@ class _Kept(NamedTuple):
 
     part: Part
     chunk: int
-    data: bytes | None
+    data: memoryview | None
 
 
 class _Step(NamedTuple):
@@ -57,7 +58,7 @@ class _Step(NamedTuple):
 
     part: Part
     chunk: int = -1
-    data: bytes = b""
+    data: memoryview = memoryview(b"")
 
 
 async def fetch_list(transfer: Transfer, frames: MessageStream[Frame, Frame], config: FileConfig) -> Manifest:
@@ -112,6 +113,8 @@ class Pulling:
         self._pull = Pull(self._files, window_bytes=config.window_bytes, ahead=AHEAD)
         self._ciphers: dict[int, ChunkCipher] = {}
         self._parts: dict[int, Part] = {}
+        self._buffers: list[bytearray] = []
+        """Of chunks that were hashed; those of the next are opened into them."""
         self._synced: dict[int, float] = {}
         """When each part was made durable last."""
         self._syncing: set[int] = set()
@@ -245,16 +248,26 @@ class Pulling:
         found = []
         with disk_faults():
             for chunk in batch:
-                part, data = self._parts[chunk.file], None
-                with contextlib.suppress(TransferFailed):
-                    data = self._ciphers[chunk.file].open(chunk.index, chunk.sealed, last=chunk.last)
+                part, data = self._parts[chunk.file], self._opened(chunk)
                 if data is not None:
                     if chunk.index == 0:
-                        check_head(part.entry, data, self._config)
+                        check_head(part.entry, bytes(data[:HEAD_BYTES]), self._config)
                     if not part.write(chunk.index, data):
                         data = None
                 found.append(_Kept(part, chunk.index, data))
         return found
+
+    def _opened(self, chunk: Chunk) -> memoryview | None:
+        """The content; None when it was not sealed for its place."""
+        size = len(chunk.sealed) - TAG_BYTES
+        buffer = self._buffers.pop() if self._buffers else bytearray(size)
+        if len(buffer) < size:
+            buffer = bytearray(size)
+        try:
+            return self._ciphers[chunk.file].open_into(chunk.index, chunk.sealed, buffer, last=chunk.last)
+        except TransferFailed:
+            self._buffers.append(buffer)
+            return None
 
     def _sync_soon(self, nursery: trio.Nursery, part: Part) -> None:
         now = trio.current_time()
@@ -278,11 +291,30 @@ class Pulling:
 
     async def _hash(self) -> None:
         async for steps in self._to_hash:
-            for part in await trio.to_thread.run_sync(_advance, steps):
+            for part in await trio.to_thread.run_sync(self._advance, steps):
                 del self._parts[part.number], self._ciphers[part.number]
                 self._synced.pop(part.number, None)
                 self._whole += 1
             self._tell()
+
+    def _advance(self, steps: list[_Step]) -> list[Part]:
+        """In a thread; returns the parts that are whole, verified, durable and closed."""
+        whole = []
+        with disk_faults():
+            for part, index, data in steps:
+                if index >= 0:
+                    part.hash(index, data)
+                    self._give_back(data)
+                else:
+                    part.finish()
+                    part.close()
+                    whole.append(part)
+        return whole
+
+    def _give_back(self, data: memoryview) -> None:
+        buffer = data.obj
+        assert isinstance(buffer, bytearray), "where chunks are opened into"
+        self._buffers.append(buffer)
 
     def _close(self) -> None:
         # The journal is worth having; that the disk fails here too tells nothing new.
@@ -298,17 +330,3 @@ class Pulling:
     def _tell(self) -> None:
         self._news.set()
         self._news = trio.Event()
-
-
-def _advance(steps: list[_Step]) -> list[Part]:
-    """In a thread; returns the parts that are whole, verified, durable and closed."""
-    whole = []
-    with disk_faults():
-        for part, index, data in steps:
-            if index >= 0:
-                part.hash(index, data)
-            else:
-                part.finish()
-                part.close()
-                whole.append(part)
-    return whole

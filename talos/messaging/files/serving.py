@@ -11,9 +11,20 @@ import trio
 
 from talos.errors import LocalProtocolError, RemoteProtocolError, TransferFailed
 from talos.messaging.files.chunk import ChunkCipher
-from talos.messaging.files.frames import MAX_FRAME_BYTES, Chunk, Fault, FileDone, Frame, Leaves, Want, encode
+from talos.messaging.files.frames import (
+    MAX_FRAME_BYTES,
+    Chunk,
+    Fault,
+    FileDone,
+    Frame,
+    Leaves,
+    Want,
+    chunk_head,
+    encode,
+)
 from talos.messaging.files.manifest import MANIFEST_CHUNK
 from talos.messaging.files.source import Found, Source, changed, hash_file
+from talos.wire import varint
 from talos.wire.length_prefix import frame
 
 if TYPE_CHECKING:
@@ -32,9 +43,9 @@ HASH_BYTES = 32
 
 
 class _Made(NamedTuple):
-    """Frames that may leave, and how far the transfer is when they have."""
+    """Frames that may leave, in pieces, and how far the transfer is when they have."""
 
-    frames: list[bytes]
+    pieces: list[bytes | memoryview]
     size: int
     file: int
     done: int
@@ -150,7 +161,7 @@ class Serving:
     async def _send(self, made: trio.MemoryReceiveChannel[_Made]) -> None:
         transfer, furthest = self._transfer, self._transfer.progress.done
         async for batch in made:
-            for data in batch.frames:
+            for data in batch.pieces:
                 await self._frames.stream.send_all(data)
             if self._failure is not None and not batch.size:
                 raise self._failure
@@ -162,29 +173,31 @@ class Serving:
     # ------------------------------------------------------------------------------- in a thread
 
     def _make(self, wants: list[Want]) -> _Made:
-        frames: list[bytes] = []
+        pieces: list[bytes | memoryview] = []
         size = file = done = 0
         for want in wants:
             size += self._size(want)
             file = want.file
             if file == 0:
-                frames.extend(_framed(self._list_chunk(index)) for index in range(want.first, want.first + want.count))
+                for index in range(want.first, want.first + want.count):
+                    pieces += _chunk_pieces(self._list_chunk(index))
             elif want.count == 0:
-                frames.append(_framed(Leaves(file, b"".join(self._hashed(file).leaves))))
+                pieces.append(_framed(Leaves(file, b"".join(self._hashed(file).leaves))))
             else:
-                frames.extend(self._chunks(want))
+                pieces += self._chunks(want)
                 entry = self._manifest.files[file - 1]
                 behind = min((want.first + want.count) * entry.chunk_size, entry.size)
                 done = max(done, self._before[file - 1] + behind)
-        return _Made(frames, size, file, done)
+        return _Made(pieces, size, file, done)
 
-    def _chunks(self, want: Want) -> list[bytes]:
+    def _chunks(self, want: Want) -> list[bytes | memoryview]:
         file = self._manifest.files[want.file - 1]
         try:
             source = self._opened(want.file)
-            return [_framed(source.chunk(index)) for index in range(want.first, want.first + want.count)]
+            chunks = [source.chunk(index) for index in range(want.first, want.first + want.count)]
         except (OSError, LocalProtocolError) as error:
             raise changed(file.path) from error
+        return [piece for chunk in chunks for piece in _chunk_pieces(chunk)]
 
     def _opened(self, number: int) -> Source:
         if self._source is not None:
@@ -217,6 +230,12 @@ class Serving:
         cipher = ChunkCipher(offer.key, offer.stream_id, 0)
         data = self._list[index * MANIFEST_CHUNK : (index + 1) * MANIFEST_CHUNK]
         return Chunk(0, index, last, cipher.seal(index, data, last=last))
+
+
+def _chunk_pieces(chunk: Chunk) -> tuple[bytes, bytes | memoryview]:
+    """Its frame, whose sealed bytes are not copied for it."""
+    head = chunk_head(chunk)
+    return varint.encode(len(head) + len(chunk.sealed)) + head, chunk.sealed
 
 
 def _framed(message: Frame) -> bytes:

@@ -142,6 +142,7 @@ class Source:
         self._number = number
         self._entry, self._leaves = hashed
         self._cipher = ChunkCipher(key, stream_id, number)
+        self._buffer = memoryview(bytearray(min(self._entry.chunk_size, self._entry.size)))
 
     def close(self) -> None:
         self._file.close()
@@ -149,7 +150,8 @@ class Source:
     def chunk(self, index: int) -> Chunk:
         """Its leaf is compared first, so that two contents never meet one key and nonce."""
         entry = self._entry
-        data = os.pread(self._file.fileno(), entry.chunk_bytes(index), index * entry.chunk_size)
+        room = self._buffer[: entry.chunk_bytes(index)]
+        data = room[: os.preadv(self._file.fileno(), (room,), index * entry.chunk_size)]
         if leaf(data) != self._leaves[index]:
             raise changed(entry.path)
         last = index == entry.chunks - 1
