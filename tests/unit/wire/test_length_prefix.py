@@ -52,3 +52,33 @@ def test_one_byte_at_a_time() -> None:
     decoder = LengthPrefixDecoder(1000)
     wire = frame(b"a" * 700) + frame(b"")
     assert [message for i in range(len(wire)) for message in decoder.receive_data(wire[i : i + 1])] == [b"a" * 700, b""]
+
+
+@pytest.mark.parametrize("size", [1, 700, 5000, 70_000, 500_000])
+def test_a_long_message_comes_in_pieces_of_any_size(size: int) -> None:
+    message = bytes(range(256)) * 1200
+    wire = frame(b"before") + frame(message) + frame(b"behind")
+    pieces = [wire[at : at + size] for at in range(0, len(wire), size)]
+    decoder = LengthPrefixDecoder(len(message))
+    assert [found for piece in pieces for found in decoder.receive_data(piece)] == [b"before", message, b"behind"]
+    decoder.end()
+
+
+def test_a_long_message_that_comes_byte_by_byte_is_gathered() -> None:
+    decoder = LengthPrefixDecoder(100_000)
+    decoder.feed(frame(bytes(100_000))[:10_000])
+    assert decoder.next_message() is None
+    for _ in range(50_000):
+        decoder.feed(b"\0")
+    assert len(decoder._pieces) == 3
+
+
+def test_the_end_inside_a_long_message_is_an_error_and_its_bytes_can_be_had() -> None:
+    wire = frame(bytes(100_000))[:50]
+    decoder = LengthPrefixDecoder(100_000)
+    assert decoder.receive_data(wire) == []
+    decoder.feed(b"more")
+    with pytest.raises(RemoteProtocolError):
+        decoder.end()
+    assert decoder.take_leftover() == wire + b"more"
+    assert decoder.receive_data(frame(b"next")) == [b"next"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from talos.errors import RemoteProtocolError
 from talos.messaging.files.frames import (
@@ -63,3 +65,36 @@ def test_what_is_no_frame(data: bytes) -> None:
 def test_chunks_are_written_as_protobuf_does(size: int, file: int, index: int, *, last: bool) -> None:
     chunk = pb.Chunk(file=file, index=index, last=last, sealed=bytes(size))
     assert encode(Chunk(file, index, last, bytes(size))) == pb.FileFrame(chunk=chunk).SerializeToString()
+
+
+def test_the_bytes_of_a_chunk_are_not_copied() -> None:
+    data = encode(Chunk(3, 0, True, bytes(1000)))
+    chunk = decode(data)
+    assert isinstance(chunk, Chunk)
+    assert isinstance(chunk.sealed, memoryview)
+    assert chunk.sealed.obj is data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x22\x07" + b"\x22\x01s" + b"\x08\x05\x10\x06",  # the sealed bytes first
+        b"\x22\x08" + b"\x08\x05\x10\x06" + b"\x22\x81\x00s",  # a length that is not in its shortest form
+        b"\x22\x09" + b"\x08\x05\x10\x06" + b"\x22\x01s" + b"\x28\x01",  # a field that nobody knows, at the end
+    ],
+)
+def test_a_chunk_written_in_another_way_is_the_same_chunk(data: bytes) -> None:
+    assert decode(data) == Chunk(5, 6, False, b"s")
+
+
+@given(st.binary(max_size=60).map(lambda tail: b"\x22" + tail))
+def test_a_chunk_in_place_is_what_protobuf_reads(data: bytes) -> None:
+    try:
+        chunk = decode(data)
+    except RemoteProtocolError:
+        return
+    read = pb.FileFrame.FromString(data)
+    if isinstance(chunk, Chunk):
+        assert chunk == Chunk(read.chunk.file, read.chunk.index, read.chunk.last, read.chunk.sealed)
+    else:
+        assert read.WhichOneof("body") != "chunk"

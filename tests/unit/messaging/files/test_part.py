@@ -246,3 +246,25 @@ def test_room(folder: int, tmp_path: Path) -> None:
     os.link(downloads / "inner" / "a", downloads / "b")
     (downloads / "link").symlink_to("/etc/passwd")
     assert folder_bytes(downloads) == 100 + len("/etc/passwd")
+
+
+def test_a_large_file_is_whole_though_the_cache_forgets_it(
+    directory: PartsDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten: list[int] = []
+    advise = os.posix_fadvise
+
+    def note(file: int, start: int, length: int, advice: int) -> None:
+        forgotten.append(advice)
+        advise(file, start, length, advice)
+
+    monkeypatch.setattr("talos.messaging.files.part.LARGE_BYTES", len(DATA))
+    monkeypatch.setattr(os, "posix_fadvise", note)
+    part = Part(directory, 1, ENTRY, LEAVES)
+    for index in (1, 0, *range(2, 10)):
+        assert part.write(index, CHUNKS[index])
+    part.sync()
+    part.finish()
+    part.close()
+    assert set(forgotten) == {os.POSIX_FADV_DONTNEED}
+    assert part_path(tmp_path).read_bytes() == DATA
