@@ -10,8 +10,23 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from bench import bulk, chain, connections, dht, files, gossip, latency, lookups, memory, report, streams, tunnel
+from bench import (
+    bulk,
+    chain,
+    connections,
+    crypto,
+    dht,
+    files,
+    gossip,
+    latency,
+    lookups,
+    memory,
+    report,
+    streams,
+    tunnel,
+)
 from bench.measure import Series
+from bench.page import merged
 from bench.side import Side
 from interop.adapters import ROOT, prepare
 from interop.process import PeerFailed
@@ -35,9 +50,9 @@ SCENARIOS: tuple[Scenario, ...] = (
     *dht.SCENARIOS,
 )
 PEERS = ("talos", "js", "go", "rust", "py")
-OWN_ROWS = {"P12": lookups, "P14": tunnel, "P15": files, "P16": chain, "P17": chain}
+OWN_ROWS = (("P12", lookups), ("P14", tunnel), ("P15", files), ("P16", chain), ("P17", crypto), ("P17", chain))
 """Their sides are not the implementations: the simulated network has but one, the tunnel has the ways to one server,
-files go beside another program, the chain has the primitives of this machine."""
+files go beside another program, cryptography and the chain have the primitives of this machine."""
 DOCS_FILE = ROOT / "docs" / "benchmarks.md"
 
 
@@ -96,7 +111,7 @@ async def main(options: argparse.Namespace) -> int:
             chosen = {name: pair for name, pair in found.items() if pair[0].row in options.rows}
             results |= chosen
             print(report.tables(chosen), flush=True)
-    for module in dict.fromkeys(module for row, module in OWN_ROWS.items() if row in options.rows):
+    for module in dict.fromkeys(module for row, module in OWN_ROWS if row in options.rows):
         found = await module.run(options.rounds)
         chosen = {name: pair for name, pair in found.items() if pair[0].row in options.rows}
         results |= chosen
@@ -107,7 +122,8 @@ async def main(options: argparse.Namespace) -> int:
     if options.json:
         await trio.Path(options.json).write_text(report.as_json(results, adapters))
     if options.write_docs:
-        await trio.Path(DOCS_FILE).write_text(report.document(results, adapters, options.rounds))
+        file = trio.Path(DOCS_FILE)
+        await file.write_text(merged(await file.read_text(), report.document(results, adapters, options.rounds)))
     return 1 if adapters.failed else 0
 
 
@@ -124,6 +140,7 @@ def _metrics() -> list[Metric]:
         *lookups.METRICS,
         *tunnel.METRICS,
         *files.METRICS,
+        *crypto.METRICS,
         *chain.METRICS,
     ]
 

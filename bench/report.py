@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from bench.measure import TALOS, judge, unit_of
+from bench.page import requirement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,6 +100,7 @@ def document(results: Results, adapters: Adapters, rounds: int) -> str:
         "client and server in two processes on loopback, started through the same adapter (`interop/peers/`),",
         f"identify on. The sides take turns; each figure is the median of {rounds} rounds. CPU is what the process",
         "used: of the dialer for the operation, of the listener from before the dialer started to its end.",
+        "A run replaces the rows that it measures: they may be of different days.",
         "",
         f"Machine: {about['cpu']}; {about['system']}; {about['python']}. Shared machines are noisy: read the ratios.",
         "",
@@ -110,6 +112,7 @@ def document(results: Results, adapters: Adapters, rounds: int) -> str:
         "## Goals",
         "",
         goals(results),
+        requirement(results),
         "## Figures",
         "",
         tables(results),
