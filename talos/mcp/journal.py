@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from talos.errors import AuditError, ConfigError
-from talos.muxer.doorbell import Doorbell
+from talos.muxed.doorbell import Doorbell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

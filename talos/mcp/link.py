@@ -12,7 +12,7 @@ import trio
 from talos.errors import NegotiationError, RemoteProtocolError, StreamCode
 from talos.mcp.event import Closed, LineArrived, OpenArrived, Opened, PeerEof, Refused, WindowOpened
 from talos.mcp.machine import SessionMachine, State
-from talos.muxer.doorbell import Doorbell
+from talos.muxed.doorbell import Doorbell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

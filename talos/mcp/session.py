@@ -19,7 +19,7 @@ from talos.mcp.sink import THE_END, Judged, ServerSink
 from talos.mcp.transcript import Decision, MetaType, Way
 from talos.mcp.turn import turn
 from talos.mcp.wire import CloseCode
-from talos.muxer.doorbell import Doorbell
+from talos.muxed.doorbell import Doorbell
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence

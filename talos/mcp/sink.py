@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from talos.muxer.doorbell import Doorbell
+from talos.muxed.doorbell import Doorbell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

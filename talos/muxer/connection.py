@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from talos.abc import ConnectionStats, Resource
+from talos.abc import ConnectionStats
 from talos.errors import ConnectionCode, StreamCode, TalosError
-from talos.muxer.doorbell import Doorbell
+from talos.muxed.doorbell import Doorbell
+from talos.muxed.stream import MachineStream
 from talos.muxer.event import (
     DataReceived,
     Event,
@@ -32,15 +33,13 @@ from talos.muxer.event import (
     StreamOpened,
     WindowOpened,
 )
-from talos.muxer.stream import MachineStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from talos.abc import Budget
     from talos.muxer.machine import MuxerLimits, MuxerMachine
 
-__all__ = ["BudgetLedger", "MachineConnection", "open_connection"]
+__all__ = ["MachineConnection", "open_connection"]
 
 logger = logging.getLogger("talos.muxer")
 
@@ -49,44 +48,11 @@ WRITERS_WOKEN = 16
 """For each piece that is sent: each of them may queue a fair part of what there is room for."""
 
 
-class BudgetLedger:
-    """Charges a `Budget`; `release_all` gives back what is still charged."""
-
-    def __init__(self, budget: Budget) -> None:
-        self._budget = budget
-        self._charged = dict.fromkeys((Resource.STREAM_IN, Resource.STREAM_OUT, Resource.MEMORY), 0)
-
-    def reserve_stream(self, *, inbound: bool) -> None:
-        self._reserve(Resource.STREAM_IN if inbound else Resource.STREAM_OUT, 1)
-
-    def release_stream(self, *, inbound: bool) -> None:
-        self._release(Resource.STREAM_IN if inbound else Resource.STREAM_OUT, 1)
-
-    def reserve_memory(self, amount: int) -> None:
-        self._reserve(Resource.MEMORY, amount)
-
-    def release_memory(self, amount: int) -> None:
-        self._release(Resource.MEMORY, amount)
-
-    def release_all(self) -> None:
-        for kind, amount in self._charged.items():
-            if amount:
-                self._release(kind, amount)
-
-    def _reserve(self, kind: Resource, amount: int) -> None:
-        self._budget.reserve(kind, amount)
-        self._charged[kind] += amount
-
-    def _release(self, kind: Resource, amount: int) -> None:
-        self._charged[kind] -= amount
-        self._budget.release(kind, amount)
-
-
 class MachineConnection:
     """Streams over one channel; see `talos.abc.MuxedConnection`."""
 
     def __init__(self, machine: MuxerMachine, channel: trio.abc.Stream, limits: MuxerLimits) -> None:
-        self.machine = machine
+        self.machine: MuxerMachine = machine
         self.stats = ConnectionStats()
         self._channel = channel
         self._limits = limits

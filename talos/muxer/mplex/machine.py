@@ -17,8 +17,8 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from talos.errors import LimitExceeded, LocalProtocolError, MessageTooLarge, RemoteProtocolError, StreamCode
+from talos.muxed.ledger import MEMORY_STEP_BYTES, Unlimited
 from talos.muxer.event import DataReceived, Event, StreamAborted, StreamEnded, StreamOpened
-from talos.muxer.ledger import MEMORY_STEP_BYTES, Unlimited
 from talos.muxer.mplex.config import MplexConfig
 from talos.muxer.mplex.frame import (
     MAX_FRAME_BYTES,
@@ -33,7 +33,7 @@ from talos.muxer.rate import Rate
 from talos.wire import varint
 
 if TYPE_CHECKING:
-    from talos.muxer.ledger import Ledger
+    from talos.muxed.ledger import Ledger
     from talos.muxer.send_queue import Piece
 
 __all__ = ["MplexMachine"]

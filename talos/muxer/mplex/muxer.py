@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from talos.muxer.connection import BudgetLedger, MachineConnection, open_connection
+from talos.muxed.budget import BudgetLedger
+from talos.muxer.connection import MachineConnection, open_connection
 from talos.muxer.mplex.config import MplexConfig
 from talos.muxer.mplex.frame import PROTOCOL_ID
 from talos.muxer.mplex.machine import MplexMachine

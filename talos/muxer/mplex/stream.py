@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from talos.muxer.ledger import MEMORY_STEP_BYTES
+from talos.muxed.ledger import MEMORY_STEP_BYTES
 from talos.muxer.send_queue import SendQueue
 
 __all__ = ["MplexStream"]

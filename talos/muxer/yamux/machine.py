@@ -26,6 +26,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from talos.errors import ConnectionCode, LimitExceeded, LocalProtocolError, RemoteProtocolError, StreamCode
+from talos.muxed.ledger import MEMORY_STEP_BYTES, Unlimited
 from talos.muxer.event import (
     DataReceived,
     Event,
@@ -36,7 +37,6 @@ from talos.muxer.event import (
     StreamOpened,
     WindowOpened,
 )
-from talos.muxer.ledger import MEMORY_STEP_BYTES, Unlimited
 from talos.muxer.rate import Rate
 from talos.muxer.yamux.config import YamuxConfig
 from talos.muxer.yamux.frame import (
@@ -61,7 +61,7 @@ from talos.muxer.yamux.table import (
 )
 
 if TYPE_CHECKING:
-    from talos.muxer.ledger import Ledger
+    from talos.muxed.ledger import Ledger
     from talos.muxer.send_queue import Piece
 
 __all__ = ["TURN_BYTES", "YamuxMachine"]

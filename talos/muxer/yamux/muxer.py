@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from talos.abc import Role
-from talos.muxer.connection import BudgetLedger, MachineConnection, open_connection
+from talos.muxed.budget import BudgetLedger
+from talos.muxer.connection import MachineConnection, open_connection
 from talos.muxer.yamux.config import YamuxConfig
 from talos.muxer.yamux.frame import PROTOCOL_ID
 from talos.muxer.yamux.machine import YamuxMachine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from talos.muxer.ledger import MEMORY_STEP_BYTES
+from talos.muxed.ledger import MEMORY_STEP_BYTES
 from talos.muxer.send_queue import SendQueue
 from talos.muxer.yamux.frame import INITIAL_WINDOW_BYTES
 

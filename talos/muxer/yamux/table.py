@@ -14,7 +14,7 @@ from talos.muxer.yamux.frame import HEADER, HEADER_BYTES, MAX_FRAME_BYTES, Flag,
 from talos.muxer.yamux.pulse import Pulse
 
 if TYPE_CHECKING:
-    from talos.muxer.ledger import Ledger
+    from talos.muxed.ledger import Ledger
     from talos.muxer.send_queue import Piece
     from talos.muxer.yamux.config import YamuxConfig
     from talos.muxer.yamux.stream import YamuxStream

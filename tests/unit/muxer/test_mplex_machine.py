@@ -6,7 +6,7 @@ import pytest
 
 from talos.abc import Resource
 from talos.errors import LimitExceeded, LocalProtocolError, MessageTooLarge, RemoteProtocolError
-from talos.muxer.connection import BudgetLedger
+from talos.muxed.budget import BudgetLedger
 from talos.muxer.event import DataReceived, Event, StreamAborted, StreamEnded, StreamOpened
 from talos.muxer.mplex import MplexConfig, MplexMachine
 from talos.testing.check_muxer import CountingBudget

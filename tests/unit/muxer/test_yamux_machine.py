@@ -10,7 +10,7 @@ import pytest
 
 from talos.abc import Resource
 from talos.errors import LimitExceeded, LocalProtocolError, RemoteProtocolError
-from talos.muxer.connection import BudgetLedger
+from talos.muxed.budget import BudgetLedger
 from talos.muxer.event import (
     DataReceived,
     Event,

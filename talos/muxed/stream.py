@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import operator
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from talos.abc import MuxedStream, StreamReset
 from talos.errors import StreamCode
-from talos.muxer.doorbell import Doorbell
+from talos.muxed.doorbell import Doorbell
 
 if TYPE_CHECKING:
-    from talos.muxer.connection import MachineConnection
+    from collections import OrderedDict
 
-__all__ = ["MachineStream"]
+__all__ = ["MachineStream", "StreamMachine", "StreamOwner"]
 
 YIELD_BYTES = 256 * 1024
 """How much a task reads or writes before other tasks get their turn, as long as it does so in large pieces."""
@@ -32,6 +32,37 @@ SMALL_CHUNK_BYTES = 2 * 1024
 GATHERED_BYTES = 16 * 1024
 
 
+class StreamMachine(Protocol):
+    """The machine's verbs that a stream uses itself."""
+
+    def room(self, stream_id: int) -> int: ...
+
+    def window(self, stream_id: int) -> int: ...
+
+    def send(self, stream_id: int, data: bytes | memoryview) -> int: ...
+
+    def close(self, stream_id: int) -> None: ...
+
+
+class StreamOwner(Protocol):
+    """The connection of a stream, as the stream sees it."""
+
+    waiting_for_room: OrderedDict[MachineStream, None]
+    unyielded: int
+    writer_idle: bool
+
+    @property
+    def machine(self) -> StreamMachine: ...
+
+    def flush(self) -> None: ...
+
+    def consumed(self, stream: MachineStream, size: int) -> None: ...
+
+    def leave(self, stream: MachineStream) -> None: ...
+
+    def reset(self, stream: MachineStream, code: int) -> None: ...
+
+
 def unchanging(data: bytes | bytearray | memoryview) -> bytes | memoryview:
     """A copy of what may change under our hands; a view of bytes stays a view."""
     if type(data) is memoryview and type(data.obj) is bytes and data.c_contiguous:
@@ -46,7 +77,7 @@ class MachineStream(MuxedStream):
     Cancelling it while it waits resets the stream, for nobody knows how much went out.
     """
 
-    def __init__(self, connection: MachineConnection, stream_id: int) -> None:
+    def __init__(self, connection: StreamOwner, stream_id: int) -> None:
         self.stream_id = stream_id
         self._connection = connection
         self._machine = connection.machine

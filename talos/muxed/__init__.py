@@ -1,0 +1,1 @@
+"""What everything that carries muxed streams shares: their trio half, and how they are charged."""
