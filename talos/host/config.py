@@ -24,20 +24,22 @@ if TYPE_CHECKING:
     from talos.abc import Gate, Muxer
     from talos.host.routes import Routes
 
-__all__ = ["NodeConfig", "SecurityFactory", "Stack", "StackPart", "TimeoutsConfig"]
+__all__ = ["NodeConfig", "SecurityFactory", "Stack", "StackPart", "TimeoutsConfig", "TransportFactory"]
 
 PLAINTEXT_ID = "/plaintext/2.0.0"
 
 SecurityFactory: TypeAlias = Callable[[PrivateKey], SecurityTransport]
 StackPart: TypeAlias = ByteTransport | Transport
+TransportFactory: TypeAlias = Callable[[PrivateKey], Transport]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
     """The layers of a node, each in order of preference."""
 
-    transports: tuple[StackPart, ...] = field(default_factory=lambda: (Tcp(),))
-    """The first that matches an address carries it."""
+    transports: tuple[StackPart | TransportFactory, ...] = field(default_factory=lambda: (Tcp(),))
+    """The first that matches an address carries it. One that proves our key itself may be a class that the node calls
+    with it: `(Tcp(), Quic)`."""
     security: tuple[SecurityTransport | SecurityFactory, ...] = ()
     """Ready ones, or classes that the node calls with its key: `(Noise, Tls)`. Empty: Noise."""
     muxers: tuple[Muxer, ...] = field(default_factory=lambda: (Yamux(),))
@@ -48,7 +50,7 @@ class Stack:
         if not self.muxers and any(isinstance(part, ByteTransport) for part in self.transports):
             raise ConfigError("a byte transport needs a muxer above it")
         for part in self.transports:
-            if not isinstance(part, ByteTransport | Transport):
+            if not isinstance(part, ByteTransport | Transport) and not callable(part):
                 raise ConfigError(f"{part!r} is no transport")
 
     def securities(self, key: PrivateKey, *, insecure: bool = False) -> tuple[SecurityTransport, ...]:

@@ -88,7 +88,10 @@ class Node:
         self._bus = EventBus(config.limits.event_queue)
         self._gate = gates.join(*config.gates) if config.gates else None
         self.limits = Limits(config.limits, gate=self._gate, emit=self._bus.emit)
-        self._transports = [self._as_transport(part) for part in config.stack.transports]
+        self._transports = [
+            self._as_transport(part if isinstance(part, ByteTransport | Transport) else part(self.key))
+            for part in config.stack.transports
+        ]
         self._routings: list[PeerRouting] = []
         self._routes = Routes(self._routes_changed)
         for routes in config.routes:

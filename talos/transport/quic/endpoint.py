@@ -160,7 +160,7 @@ class Endpoint:
         await self.udp.send(datagrams)
 
     async def pump(self) -> None:
-        """Reads for all, or waits for its turn to; until cancelled. OSError, ClosedResourceError: the socket is gone."""
+        """Reads for all, or waits for its turn to. OSError, ClosedResourceError: the socket is gone."""
         async with self._turn:
             while True:
                 received = await self.udp.receive()

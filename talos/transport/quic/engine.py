@@ -70,7 +70,7 @@ def make_core(
         proven,
         CONNECTION_IDS,
         FIRST_DATAGRAM_BYTES,
-        True,
+        True,  # noqa: FBT003 - the engine takes positions only: paths are probed for larger datagrams
         config.idle_seconds,
         ACK_DELAY_EXPONENT,
         None,

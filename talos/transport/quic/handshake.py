@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aioquic import tls
-from aioquic.buffer import Buffer
+from aioquic._buffer import Buffer
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 
 from talos.errors import HandshakeError, RemoteProtocolError, TalosError
@@ -78,7 +77,7 @@ class Credentials:
 
     @classmethod
     def of(cls, own: IdentityCertificate) -> Credentials:
-        key: PrivateKeyTypes = load_der_private_key(own.private_key, None)
+        key = load_der_private_key(own.private_key, None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)
         return cls(x509.load_der_x509_certificate(own.certificate), key)
 
@@ -162,7 +161,7 @@ class Handshake:
         try:
             self._context.handle_message(data, buffers)
         except tls.Alert as alert:
-            reason = HandshakeError(f"TLS handshake failed: {alert or alert.description.name}")
+            reason = HandshakeError(f"TLS handshake failed: {str(alert) or alert.description.name}")
             raise HandshakeFailure(int(alert.description), reason) from alert
         except RemoteProtocolError as error:
             raise HandshakeFailure(with_certificate, HandshakeError(str(error))) from error

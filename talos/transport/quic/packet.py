@@ -56,7 +56,7 @@ class Header:
 
 
 def read_header(data: bytes, start: int = 0) -> Header | None:
-    """The long header at `start`; None for a short one. RemoteProtocolError when it is cut or has impossible lengths."""
+    """The long header at `start`; None for a short one. RemoteProtocolError when it is cut or impossible."""
     if not data[start] & _LONG:
         return None
     try:

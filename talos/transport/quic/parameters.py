@@ -80,7 +80,7 @@ def encode(parameters: Parameters) -> bytes:
 
 
 def decode(data: bytes, *, from_dialer: bool) -> Parameters:
-    """The peer's; unknown ones are ignored. RemoteProtocolError for doubles, bad values and what only listeners may say."""
+    """The peer's; unknown ones are ignored. RemoteProtocolError for doubles, bad and misplaced ones."""
     found = Parameters()
     seen: set[int] = set()
     at = 0

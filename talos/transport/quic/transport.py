@@ -17,7 +17,6 @@ from talos.abc import Role, Transport
 from talos.addr import names_of
 from talos.errors import DialError, ListenError, NotSupported
 from talos.identity.certificate import IdentityCertificate
-from talos.identity.keys import PrivateKey
 from talos.identity.peer_id import PeerId
 from talos.muxed.budget import BudgetLedger
 from talos.muxed.doorbell import Doorbell
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from talos.abc import Budget, Connection
+    from talos.identity.keys import PrivateKey
     from talos.transport.quic.connection import QuicConnection
     from talos.transport.quic.machine import QuicMachine
     from talos.transport.quic.udp import Address

@@ -118,7 +118,7 @@ class UdpSocket:
     # ------------------------------------------------------------------------------- receiving
 
     async def receive(self) -> list[Received]:
-        """What has come, at least one; empty when there is only an error to look at. OSError when the socket is gone."""
+        """What has come; empty when there is only an error to look at. OSError when the socket is gone."""
         await trio.lowlevel.wait_readable(self._socket)
         found: list[Received] = []
         for _ in range(RECEIVES_PER_TURN):
