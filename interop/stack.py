@@ -12,13 +12,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from talos.abc import ByteTransport, Muxer
-    from talos.host.config import SecurityFactory
+    from talos.host.config import SecurityFactory, TransportFactory
 
 __all__ = ["LISTEN", "node_config"]
 
 T = TypeVar("T")
 
-LISTEN: Mapping[str, str] = {"tcp": "/ip4/127.0.0.1/tcp/0", "memory": "/memory/1"}
+LISTEN: Mapping[str, str] = {
+    "tcp": "/ip4/127.0.0.1/tcp/0",
+    "memory": "/memory/1",
+    "quic-v1": "/ip4/127.0.0.1/udp/0/quic-v1",
+}
 """Where a listener listens that was not told. Unix sockets have no such place."""
 
 
@@ -38,6 +42,12 @@ def _memory() -> ByteTransport:
     from talos.transport import Memory
 
     return Memory()
+
+
+def _quic() -> TransportFactory:
+    from talos.transport.quic import Quic
+
+    return Quic
 
 
 def _noise() -> SecurityFactory:
@@ -71,14 +81,18 @@ def _mplex() -> Muxer:
 
 
 _TRANSPORTS: Mapping[str, Callable[[], ByteTransport]] = {"tcp": _tcp, "unix": _unix, "memory": _memory}
+_WHOLE: Mapping[str, Callable[[], TransportFactory]] = {"quic-v1": _quic}
+"""Transports that bring their own security and streams: a whole stack each."""
 _SECURITY: Mapping[str, Callable[[], SecurityFactory]] = {"noise": _noise, "tls": _tls, "plaintext": _plaintext}
 _MUXERS: Mapping[str, Callable[[], Muxer]] = {"yamux": _yamux, "mplex": _mplex}
 
 
 def node_config(stack: str, listen: Sequence[str] = ()) -> NodeConfig:
     """A node that speaks `stack` and nothing else; ConfigError when there is no such thing."""
+    if stack in _WHOLE:
+        return NodeConfig(listen=tuple(map(parse, listen)), stack=Stack(transports=(_WHOLE[stack](),)))
     if stack.count("/") != 2:
-        raise ConfigError(f"a stack is TRANSPORT/SECURITY/MUXER, not {stack[:80]!r}")
+        raise ConfigError(f"a stack is TRANSPORT/SECURITY/MUXER or {' or '.join(_WHOLE)}, not {stack[:80]!r}")
     transport, security, muxer = stack.split("/")
     return NodeConfig(
         listen=tuple(map(parse, listen)),

@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
+	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 )
 
@@ -29,22 +30,20 @@ var (
 		"tls":   libp2p.Security(libp2ptls.ID, libp2ptls.New),
 	}
 	muxers = map[string]libp2p.Option{"yamux": libp2p.Muxer(yamux.ID, yamux.DefaultTransport)}
+	// Transports that bring their own security and streams are a whole stack.
+	whole = map[string]libp2p.Option{"quic-v1": libp2p.Transport(quic.NewTransport)}
 )
 
-// openHost starts a host with exactly one stack; without an address it only dials.
-func openHost(stack, listen string) (host.Host, error) {
+// layers are the options of a stack.
+func layers(stack string) ([]libp2p.Option, error) {
+	if opt, known := whole[stack]; known {
+		return []libp2p.Option{opt}, nil
+	}
 	parts := strings.Split(stack, "/")
 	if len(parts) != 3 {
-		return nil, fmt.Errorf("a stack is TRANSPORT/SECURITY/MUXER, not %q", stack)
+		return nil, fmt.Errorf("a stack is TRANSPORT/SECURITY/MUXER or quic-v1, not %q", stack)
 	}
-	opts := []libp2p.Option{
-		// The shipped limits refuse many quick connections from one address.
-		libp2p.ResourceManager(&network.NullResourceManager{}),
-		libp2p.UserAgent(agent()),
-		libp2p.DisableRelay(),
-		libp2p.DisableMetrics(),
-		libp2p.DisableIdentifyAddressDiscovery(),
-	}
+	var opts []libp2p.Option
 	for i, table := range []map[string]libp2p.Option{transports, securities, muxers} {
 		opt, known := table[parts[i]]
 		if !known {
@@ -52,6 +51,23 @@ func openHost(stack, listen string) (host.Host, error) {
 		}
 		opts = append(opts, opt)
 	}
+	return opts, nil
+}
+
+// openHost starts a host with exactly one stack; without an address it only dials.
+func openHost(stack, listen string) (host.Host, error) {
+	opts, err := layers(stack)
+	if err != nil {
+		return nil, err
+	}
+	opts = append(opts,
+		// The shipped limits refuse many quick connections from one address.
+		libp2p.ResourceManager(&network.NullResourceManager{}),
+		libp2p.UserAgent(agent()),
+		libp2p.DisableRelay(),
+		libp2p.DisableMetrics(),
+		libp2p.DisableIdentifyAddressDiscovery(),
+	)
 	if listen == "" {
 		opts = append(opts, libp2p.NoListenAddrs)
 	} else {

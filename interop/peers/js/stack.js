@@ -8,6 +8,7 @@ import { plaintext } from '@libp2p/plaintext'
 import { tcp } from '@libp2p/tcp'
 import { tls } from '@libp2p/tls'
 import { yamux } from '@libp2p/yamux'
+import { quic } from '@chainsafe/libp2p-quic'
 import { createLibp2p } from 'libp2p'
 import { Reader, write, writeZeros } from './stream.js'
 
@@ -18,6 +19,8 @@ export const PING = '/ipfs/ping/1.0.0'
 const TRANSPORTS = { tcp }
 const SECURITY = { noise, tls, plaintext }
 const MUXERS = { yamux, mplex }
+// Transports that bring their own security and streams are a whole stack.
+const WHOLE = { 'quic-v1': quic }
 const PERF_CHUNK = 65536
 const MANY = 100_000
 const LONG_MS = 3_600_000
@@ -30,17 +33,27 @@ function pick (table, name, kind) {
   return found
 }
 
-export async function openNode ({ stack, listen = [], identifyAtOnce = true, services = {} }) {
+// The options of createLibp2p that a stack decides.
+function layers (stack) {
+  if (WHOLE[stack] != null) {
+    return { transports: [WHOLE[stack]()] }
+  }
   const [transport, security, muxer, ...rest] = stack.split('/')
   if (muxer == null || rest.length > 0) {
-    throw new Error(`a stack is TRANSPORT/SECURITY/MUXER, not "${stack}"`)
+    throw new Error(`a stack is TRANSPORT/SECURITY/MUXER or quic-v1, not "${stack}"`)
   }
-  const node = await createLibp2p({
-    addresses: { listen },
+  return {
     transports: [pick(TRANSPORTS, transport, 'transport')()],
     connectionEncrypters: [pick(SECURITY, security, 'security')()],
     // As shipped: mplex closes a connection that opens more than 5 streams a second.
-    streamMuxers: [pick(MUXERS, muxer, 'muxer')(muxer === 'mplex' ? { disconnectThreshold: MANY } : {})],
+    streamMuxers: [pick(MUXERS, muxer, 'muxer')(muxer === 'mplex' ? { disconnectThreshold: MANY } : {})]
+  }
+}
+
+export async function openNode ({ stack, listen = [], identifyAtOnce = true, services = {} }) {
+  const node = await createLibp2p({
+    addresses: { listen },
+    ...layers(stack),
     // As shipped: 5 inbound connections a second from one host, 10 unfinished ones.
     connectionManager: {
       inboundConnectionThreshold: MANY,

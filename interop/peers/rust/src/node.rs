@@ -107,6 +107,21 @@ impl Node {
                     .build()
             };
         }
+        // QUIC brings its own security and streams.
+        macro_rules! quic {
+            () => {
+                SwarmBuilder::with_new_identity()
+                    .with_tokio()
+                    .with_quic()
+                    .with_behaviour(behaviour)?
+                    .with_swarm_config(|config| {
+                        config
+                            .with_idle_connection_timeout(IDLE)
+                            .with_max_negotiating_inbound_streams(NEGOTIATING)
+                    })
+                    .build()
+            };
+        }
         let yamux = many_streams(|config: &mut yamux::Config| {
             config.set_max_num_streams(STREAMS);
         });
@@ -118,6 +133,7 @@ impl Node {
             "tcp/tls/yamux" => swarm!(tls::Config::new, yamux),
             "tcp/noise/mplex" => swarm!(noise::Config::new, mplex),
             "tcp/tls/mplex" => swarm!(tls::Config::new, mplex),
+            "quic-v1" => quic!(),
             _ => return Err(format!("rust has no stack {stack:?}").into()),
         };
         Ok(Self {
