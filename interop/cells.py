@@ -12,6 +12,7 @@ import trio
 
 from interop.matrix import OURS
 from interop.process import ListenerProcess, PeerFailed, dial, listener
+from interop.stack import LISTEN
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -104,6 +105,9 @@ async def _address(cell: Cell, adapter: Adapter) -> AsyncIterator[tuple[str, Lis
             with tempfile.TemporaryDirectory() as directory:
                 async with listener(adapter, cell.stack, f"/unix{Path(directory) / 's'}") as peer:
                     yield peer.addr, peer
+        case "quic-v1":
+            async with listener(adapter, cell.stack, LISTEN["quic-v1"]) as peer:
+                yield peer.addr, peer
         case _:
             async with listener(adapter, cell.stack) as peer:
                 yield peer.addr, peer

@@ -18,7 +18,9 @@ __all__ = ["MATRIX_FILE", "PEERS", "Cell", "Matrix", "Operation", "load", "parse
 MATRIX_FILE = Path(__file__).with_name("matrix.toml")
 PEERS = ("js", "go", "rust", "py", "talos")
 OURS = "talos"
-TRANSPORTS = ("memory", "tcp", "unix")
+TRANSPORTS = ("memory", "tcp", "unix", "quic-v1")
+WHOLE = frozenset({"quic-v1"})
+"""Transports that bring their own security and streams: a stack by themselves."""
 SECURITY = ("noise", "tls", "plaintext")
 MUXERS = ("yamux", "mplex")
 ROLES = ("dialer", "listener")
@@ -137,16 +139,24 @@ def _cells(row: Mapping[str, Any], operations: Sequence[Operation]) -> list[Cell
         Cell(
             dialer=OURS if role == "dialer" else peer,
             listener=peer if role == "dialer" else OURS,
-            stack=f"{transport}/{security}/{muxer}",
+            stack=stack,
             operations=done,
         )
-        for transport, security, muxer, role in itertools.product(
-            _names(row, where, "transports", TRANSPORTS),
-            _names(row, where, "security", SECURITY),
-            _names(row, where, "muxers", MUXERS),
-            _names(row, where, "roles", ROLES),
-        )
+        for stack, role in itertools.product(_stacks(row, where), _names(row, where, "roles", ROLES))
     ]
+
+
+def _stacks(row: Mapping[str, Any], where: str) -> list[str]:
+    transports = _names(row, where, "transports", TRANSPORTS)
+    whole = [transport for transport in transports if transport in WHOLE]
+    if len(whole) == len(transports):
+        return whole
+    layered = itertools.product(
+        [transport for transport in transports if transport not in WHOLE],
+        _names(row, where, "security", SECURITY),
+        _names(row, where, "muxers", MUXERS),
+    )
+    return whole + ["/".join(layers) for layers in layered]
 
 
 def _names(row: Mapping[str, Any], where: str, key: str, allowed: Sequence[str]) -> list[str]:
