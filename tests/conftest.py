@@ -22,13 +22,14 @@ from talos.muxer.yamux import Yamux
 from talos.security.noise import Noise
 from talos.security.tls import Tls
 from talos.transport import Memory, Tcp, Unix
+from talos.transport.quic import Quic
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from contextlib import AbstractAsyncContextManager
 
     from talos.abc import ByteTransport, Muxer
-    from talos.host.config import SecurityFactory
+    from talos.host.config import SecurityFactory, TransportFactory
 
     OpenNodes = Callable[..., AbstractAsyncContextManager[list[Node]]]
     MakeConfig = Callable[..., NodeConfig]
@@ -53,6 +54,18 @@ class Row:
         return Stack(transports=(self.transport(),), security=(self.security,), muxers=(self.muxer(),))
 
 
+@dataclass(frozen=True)
+class WholeRow:
+    """A stack whose transport brings its own security and streams."""
+
+    name: str
+    transport: TransportFactory
+    listen: str
+
+    def stack(self) -> Stack:
+        return Stack(transports=(self.transport,))
+
+
 TRANSPORTS: dict[str, tuple[Callable[[], ByteTransport], str]] = {
     "memory": (Memory, "/memory/0"),
     "tcp": (Tcp, "/ip4/127.0.0.1/tcp/0"),
@@ -61,10 +74,11 @@ TRANSPORTS: dict[str, tuple[Callable[[], ByteTransport], str]] = {
 SECURITY: dict[str, SecurityFactory] = {"noise": Noise, "tls": Tls}
 MUXERS: dict[str, Callable[[], Muxer]] = {"yamux": Yamux, "mplex": Mplex}
 
-STACKS = [
+STACKS: list[Row | WholeRow] = [
     Row(f"{transport}-{security}-{muxer}", *TRANSPORTS[transport], SECURITY[security], MUXERS[muxer])
     for transport, security, muxer in itertools.product(TRANSPORTS, SECURITY, MUXERS)
 ]
+STACKS.append(WholeRow("quic-v1", Quic, "/ip4/127.0.0.1/udp/0/quic-v1"))
 
 
 @pytest.fixture(autouse=True)
@@ -78,14 +92,14 @@ def fresh_logs() -> Iterator[None]:
 
 
 @pytest.fixture(params=STACKS, ids=lambda row: row.name)
-def row(request: pytest.FixtureRequest) -> Row:
+def row(request: pytest.FixtureRequest) -> Row | WholeRow:
     """Each stack of the table in turn."""
-    stack: Row = request.param
+    stack: Row | WholeRow = request.param
     return stack
 
 
 @pytest.fixture
-def stack_config(row: Row, tmp_path: Path) -> MakeConfig:
+def stack_config(row: Row | WholeRow, tmp_path: Path) -> MakeConfig:
     """Makes configurations of nodes of that stack, which listen; keywords replace fields."""
     numbers = itertools.count()
 

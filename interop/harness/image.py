@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["open_image_node", "open_redis", "published_addr", "run_image"]
 
 RETRY_SECONDS = 0.2
-LISTEN = {"tcp": "tcp/0"}
+LISTEN = {"tcp": "tcp/0", "quic-v1": "udp/0/quic-v1"}
 """The end of the address that each transport listens on."""
 
 

@@ -49,14 +49,13 @@ def key_of(name: str) -> str:
 
 def modern_environment(stack: str, redis: str, *, dialer: bool) -> dict[str, str]:
     """unified-testing."""
-    transport, security, muxer = stack.split("/")
+    transport, *layers = stack.split("/")
     return {
         "IS_DIALER": str(dialer).lower(),
         "REDIS_ADDR": redis,
         "TEST_KEY": key_of(f"talos x talos ({stack})"),
         "TRANSPORT": transport,
-        "SECURE_CHANNEL": security,
-        "MUXER": muxer,
+        **dict(zip(("SECURE_CHANNEL", "MUXER"), layers, strict=False)),
         "LISTENER_IP": HOST,
         "DEBUG": "false",
         "TEST_TIMEOUT_SECS": str(TIMEOUT_SECONDS),
@@ -65,12 +64,11 @@ def modern_environment(stack: str, redis: str, *, dialer: bool) -> dict[str, str
 
 def legacy_environment(stack: str, redis: str, *, dialer: bool) -> dict[str, str]:
     """test-plans."""
-    transport, security, muxer = stack.split("/")
+    transport, *layers = stack.split("/")
     return {
         "version": "local",
         "transport": transport,
-        "security": security,
-        "muxer": muxer,
+        **dict(zip(("security", "muxer"), layers, strict=False)),
         "is_dialer": str(dialer).lower(),
         "ip": HOST,
         "redis_addr": redis,

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -196,7 +196,7 @@ def _agent_config(session: Session, keys: HomeKeys, start: Start) -> AgentConfig
 
 def _node(wallet: Wallet, start: Start) -> NodeConfig:
     preset = presets.minimal if start.ephemeral else presets.server
-    return replace(preset(wallet.identity), listen=tuple(parse(text) for text in start.listen))
+    return presets.listening(preset(wallet.identity), map(parse, start.listen))
 
 
 def dht_config(

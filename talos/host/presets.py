@@ -9,16 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from talos.addr import parse
+from talos.addr import names_of, parse
 from talos.host.config import NodeConfig, Stack
 from talos.host.limits import IpLimits, LimitsConfig, ManagerLimits
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from multiaddr import Multiaddr
 
     from talos.identity.keys import PrivateKey
 
-__all__ = ["default", "minimal", "server", "testing"]
+__all__ = ["default", "listening", "minimal", "server", "testing"]
 
 MIB = 1 << 20
 EVERYWHERE = ("/ip4/0.0.0.0/tcp/{port}", "/ip6/::/tcp/{port}")
@@ -60,6 +62,20 @@ def testing(key: PrivateKey | None = None, *, stack: Stack | None = None, listen
         listen=(parse(listen or "/ip4/127.0.0.1/tcp/0"),),
         limits=LimitsConfig(ip=IpLimits(exempt_loopback=True)),
     )
+
+
+def listening(config: NodeConfig, addrs: Iterable[Multiaddr]) -> NodeConfig:
+    """`config` with these addresses to listen on, and the transports that they need beside its own.
+
+    NotSupported when one of them needs an extra that is not installed.
+    """
+    listen = tuple(addrs)
+    transports = config.stack.transports
+    if any("quic-v1" in names_of(addr) for addr in listen):
+        from talos.transport.quic import Quic
+
+        transports = (*transports, Quic)
+    return replace(config, listen=listen, stack=replace(config.stack, transports=transports))
 
 
 def _everywhere(port: int) -> tuple[Multiaddr, ...]:

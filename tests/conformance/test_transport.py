@@ -14,6 +14,7 @@ from talos.muxer.yamux import Yamux
 from talos.security.noise import Noise
 from talos.testing.check_transport import check_byte_transport, check_connection
 from talos.transport import Memory, Tcp, Unix
+from talos.transport.quic import Quic
 from talos.upgrade import Upgrade
 
 if TYPE_CHECKING:
@@ -75,3 +76,21 @@ async def test_upgraded(transport: ByteTransport, addr: str, nobody: str, tmp_pa
     assert not listener.matches(parse("/ip4/127.0.0.1/udp/9/quic-v1"))
     where = parse(addr.format(tmp=str(tmp_path).strip("/")))
     await check_connection(dialer, listener, where, (peers[0], peers[1]), peers[2])
+
+
+@pytest.mark.parametrize(
+    "addr",
+    [
+        pytest.param("/ip4/127.0.0.1/udp/0/quic-v1", id="v4"),
+        pytest.param(
+            "/ip6/::1/udp/0/quic-v1", id="v6", marks=pytest.mark.skipif(not has_ipv6(), reason="no IPv6 here")
+        ),
+    ],
+)
+async def test_quic(addr: str) -> None:
+    keys = [PrivateKey.generate() for _ in range(3)]
+    peers = [PeerId.from_key(key.public_key) for key in keys]
+    dialer, listener = Quic(keys[0]), Quic(keys[1])
+    assert not listener.matches(parse("/ip4/127.0.0.1/tcp/0"))
+    assert listener.matches(parse(addr))
+    await check_connection(dialer, listener, parse(addr), (peers[0], peers[1]), peers[2])

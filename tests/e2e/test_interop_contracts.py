@@ -10,7 +10,7 @@ import pytest
 from interop.gossipsub.local import blob_script, missed, run_nodes
 from interop.harness.local import run_kad, run_pair
 
-STACKS = ["tcp/noise/yamux", "tcp/tls/yamux", "tcp/noise/mplex", "tcp/tls/mplex"]
+STACKS = ["tcp/noise/yamux", "tcp/tls/yamux", "tcp/noise/mplex", "tcp/tls/mplex", "quic-v1"]
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -24,7 +24,7 @@ async def test_transport(stack: str) -> None:
     assert all(float(number) > 0 for number in found.groups())
 
 
-@pytest.mark.parametrize("stack", STACKS[:2])
+@pytest.mark.parametrize("stack", [*STACKS[:2], "quic-v1"])
 async def test_transport_of_the_older_generation(stack: str) -> None:
     run = await run_pair("transport", stack, legacy=True)
     assert run.code == 0, run.stderr
