@@ -177,8 +177,8 @@ class QuicMachine:
         return self.confirmed and not self.ended and bool(self._room_for_streams())
 
     def _room_for_streams(self) -> int:
-        peers_limit: int = self._core.stream_limits[0]
-        return peers_limit - self._outbound
+        limits: tuple[int, ...] = self._core.stream_limits
+        return limits[0] - self._outbound
 
     @property
     def rtt_seconds(self) -> float:
