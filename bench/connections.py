@@ -1,4 +1,4 @@
-"""Rows P3 and P4: new connections one after the other, and how long each takes to stand."""
+"""Rows P3, P4 and the second of P9: new connections one after the other, and how long each takes to stand."""
 
 from __future__ import annotations
 
@@ -53,4 +53,29 @@ class Connections:
         }
 
 
-SCENARIOS = (Connections(),)
+class QuicConnections:
+    """The same over QUIC, which has its handshake in one round trip."""
+
+    metrics = (
+        Metric(
+            row="P9",
+            name="P9 connections",
+            title="quic-v1, new connections, sequential, one byte echoed on each",
+            unit="/s",
+            cpu_unit="CPU ms each",
+            goals=(Goal(bound=5, kind="at least", peer="py"), Goal(bound=1.0, kind="at least", peer="js")),
+        ),
+    )
+
+    async def measure(self, side: Side) -> Mapping[str, Reading]:
+        count = COUNTS.get(side.name, 300)
+        done = await side.operate("quic-v1", "handshakes", count=count)
+        reading = Reading(
+            value=count / done.result["seconds"],
+            dialer_cpu=done.dialer_cpu / count * 1000,
+            listener_cpu=done.listener_cpu / count * 1000,
+        )
+        return {"P9 connections": reading}
+
+
+SCENARIOS = (Connections(), QuicConnections())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from interop.process import PeerFailed, cpu_seconds, dial, listener, network
+from interop.stack import LISTEN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +54,8 @@ class Side:
             await self.aclose()
         self._uses += 1
         if stack not in self._listeners:
-            self._listeners[stack] = await self._stack.enter_async_context(listener(self.adapter, stack))
+            listen = LISTEN.get(stack)  # a stack of one layer listens elsewhere than the peers' default
+            self._listeners[stack] = await self._stack.enter_async_context(listener(self.adapter, stack, listen))
         return self._listeners[stack]
 
     async def operate(self, stack: str, operation: str, **options: int) -> Operated:
