@@ -18,36 +18,27 @@ Rules (RFC 9000, RFC 9001, libp2p quic):
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from talos.errors import (
     ConnectionCode,
     HandshakeError,
-    LimitExceeded,
-    LocalProtocolError,
     RemoteProtocolError,
-    StreamCode,
     TalosError,
 )
-from talos.muxed.ledger import MEMORY_STEP_BYTES, Unlimited
 from talos.transport.quic import parameters as transport_parameters
 from talos.transport.quic.engine import guarded, make_core, parameters_of
 from talos.transport.quic.event import (
     Confirmed,
     ConnectionEnded,
-    DataReceived,
     Event,
     IdIssued,
     IdRetired,
     Moved,
-    SendingStopped,
-    StreamAborted,
-    StreamEnded,
-    StreamOpened,
 )
 from talos.transport.quic.handshake import Handshake, HandshakeFailure
 from talos.transport.quic.packet import RETRY, packets_of, read_retry
+from talos.transport.quic.streams import StreamFlood, StreamTable
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -69,26 +60,9 @@ CONNECTION_REFUSED = 0x02
 PARAMETER_ERROR = 0x08
 ONE_RTT = 3
 INITIAL = 0
-BURST_SECONDS = 2.0
-"""Of new streams: so many seconds' worth may come at once."""
 
 
-@dataclass(slots=True)
-class _Stream:
-    """What is known of one stream that the engine still has."""
-
-    inbound: bool
-    unread: int = 0
-    charged: int = 0
-    counted: bool = True
-    """Its place is charged to the ledger."""
-    peer_ended: bool = False
-    sending: bool = True
-    gone: bool = False
-    """The application has no interest any more."""
-
-
-class QuicMachine:
+class QuicMachine(StreamTable):
     """One side of one connection.
 
     A dialer makes `destination` up, a listener takes it from the first Initial. `retry` is what a Retry token proved.
@@ -109,30 +83,18 @@ class QuicMachine:
         retry: Validated | None = None,
         ledger: Ledger | None = None,
     ) -> None:
-        self._config = config
-        self._dialer = dialer
+        super().__init__(config, ledger, dialer=dialer, now=now)
         self._source = source
         self._destination = self._original = destination
         self._retry_source: bytes | None = None
         self._remote_source: bytes | None = None
         self._remote = remote
-        self._ledger: Ledger = ledger or Unlimited()
-        self._streams: dict[int, _Stream] = {}
-        self._events: list[Event] = []
         self._parameters_applied = False
         self._hello = b""
-        self._held_by: int | None = None
-        self._held_until = 0.0
-        self._tokens = config.streams_per_second * BURST_SECONDS
-        self._tokens_at = now
-        self._outbound = 0
         self._heard_at = self._spoke_at = now
-        self.confirmed = False
         self.heard = False
         """Whether anything authentic came."""
-        self.ended = False
-        self.queued = 0
-        self.frames_in = self.frames_out = self.resets_in = self.resets_out = self.dropped = 0
+        self.frames_in = self.frames_out = self.dropped = 0
         ours = parameters_of(config)
         ours.initial_source = source
         if not dialer:
@@ -172,35 +134,9 @@ class QuicMachine:
         return self._tls.remote_key if self.confirmed else None
 
     @property
-    def can_open(self) -> bool:
-        """Whether the peer takes another stream of ours."""
-        return self.confirmed and not self.ended and bool(self._room_for_streams())
-
-    def _room_for_streams(self) -> int:
-        limits: tuple[int, ...] = self._core.stream_limits
-        return limits[0] - self._outbound
-
-    @property
     def rtt_seconds(self) -> float:
         """Smoothed; 0 while unknown."""
         return self._core.smoothed_rtt or 0.0
-
-    @property
-    def held(self) -> bool:
-        """Whether a stream that nobody reads holds up the connection."""
-        return self._held_by is not None
-
-    def window(self, _stream_id: int) -> int:
-        """How many bytes the peer takes is the engine's affair: never nothing."""
-        return self._config.stream_send_bytes
-
-    def room(self, stream_id: int) -> int:
-        """How many bytes `send` would take."""
-        stream = self._streams.get(stream_id)
-        if stream is None or not stream.sending or self.ended:
-            return 0
-        mine = self._config.stream_send_bytes - self._core.get_send_buffer_size(stream_id)
-        return max(0, min(mine, self._config.connection_send_bytes - self.queued))
 
     # ------------------------------------------------------------------------------- what comes in
 
@@ -264,73 +200,6 @@ class QuicMachine:
                     handler(self, event, now)
             if self._core is not core:
                 return
-
-    def _stream_data(self, stream_id: int, data: bytes, now: float, *, ended: bool) -> None:
-        stream = self._streams.get(stream_id) or self._meet(stream_id, now)
-        if stream is None or stream.gone:
-            return
-        if data:
-            stream.unread += len(data)
-            if not self._charge(stream_id, stream):
-                return
-            self._events.append(DataReceived(stream_id, data))
-            if stream.unread >= self._config.stream_unread_bytes and not ended:
-                self._held_by = stream_id
-                self._held_until = now + self._config.stall_seconds
-        if ended:
-            stream.peer_ended = True
-            self._events.append(StreamEnded(stream_id))
-
-    def _meet(self, stream_id: int, now: float) -> _Stream | None:
-        """A stream that is not known: the peer's new one, or None."""
-        if self._is_own(stream_id):
-            return None
-        self._tokens += (now - self._tokens_at) * self._config.streams_per_second
-        self._tokens = min(self._tokens, self._config.streams_per_second * BURST_SECONDS) - 1
-        self._tokens_at = now
-        if self._tokens < 0:
-            fault = RemoteProtocolError("the peer opens streams too fast")
-            self.go_away(ConnectionCode.RATE_LIMITED)
-            self._end(fault)
-            return None
-        stream = self._streams[stream_id] = _Stream(inbound=True)
-        try:
-            self._ledger.reserve_stream(inbound=True)
-        except LimitExceeded:
-            stream.counted = False
-            self.reset(stream_id, StreamCode.RESOURCE_LIMIT)
-            return None
-        self._events.append(StreamOpened(stream_id))
-        return stream
-
-    def _is_own(self, stream_id: int) -> bool:
-        return bool(stream_id & 1) != self._dialer
-
-    def _stream_reset(self, event: tuple[Any, ...], now: float) -> None:
-        _, stream_id, code, _ = event
-        self.resets_in += 1
-        stream = self._streams.get(stream_id) or self._meet(stream_id, now)
-        if stream is None:
-            return
-        stream.peer_ended = True
-        if not stream.gone:
-            self._abort(stream_id, stream, code)
-            self._events.append(StreamAborted(stream_id, code, remote=True))
-
-    def _stop_sending(self, event: tuple[Any, ...], now: float) -> None:
-        _, stream_id, code = event
-        stream = self._streams.get(stream_id) or self._meet(stream_id, now)
-        if stream is not None and stream.sending:
-            stream.sending = False  # the engine answers with RESET_STREAM
-            if not stream.gone:
-                self._events.append(SendingStopped(stream_id, code))
-
-    def _stream_finished(self, event: tuple[Any, ...], _now: float) -> None:
-        stream = self._streams.get(event[1])
-        if stream is not None:
-            stream.peer_ended, stream.sending = True, False
-            if stream.gone:
-                self._forget(event[1], stream)
 
     def _crypto(self, event: tuple[Any, ...], _now: float) -> None:
         try:
@@ -436,91 +305,12 @@ class QuicMachine:
     def _end(self, fault: TalosError | None, code: int = 0) -> None:
         if self.ended:
             return
+        if isinstance(fault, StreamFlood):
+            self.go_away(ConnectionCode.RATE_LIMITED)
         self.ended = True
         if isinstance(fault, RemoteProtocolError) and not self.confirmed:
             fault = HandshakeError(str(fault))
         self._events.append(ConnectionEnded(code, fault))
-
-    def _flush_events(self) -> list[Event]:
-        events, self._events = self._events, []
-        return events
-
-    # ------------------------------------------------------------------------------- what the application does
-
-    def open_stream(self, _now: float = 0.0) -> int:
-        """A new stream's id. LimitExceeded past our own cap or the ledger's; LocalProtocolError when not `can_open`."""
-        if not self.can_open:
-            raise LocalProtocolError("the peer takes no further stream now")
-        own = sum(not stream.inbound and not stream.gone for stream in self._streams.values())
-        if own >= self._config.max_outbound_streams:
-            limit = self._config.max_outbound_streams
-            raise LimitExceeded(
-                f"limit of {limit} streams out reached", limit=limit, scope="connection", kind="streams"
-            )
-        self._ledger.reserve_stream(inbound=False)
-        stream_id: int = guarded(self._core.open_stream, False)  # noqa: FBT003 - the engine takes positions only
-        self._outbound += 1
-        self._streams[stream_id] = _Stream(inbound=False)
-        return stream_id
-
-    def accept(self, stream_id: int) -> None:
-        """The application took the stream; nothing has to be said."""
-
-    def send(self, stream_id: int, data: bytes | memoryview) -> int:
-        """Queues what there is room for; how many bytes."""
-        size = min(len(data), self.room(stream_id))
-        if size:
-            guarded(self._core.send_stream, stream_id, data if size == len(data) else data[:size])
-            self.queued += size
-        return size
-
-    def close(self, stream_id: int) -> None:
-        """Ends our direction behind what was sent."""
-        stream = self._streams.get(stream_id)
-        if stream is not None and stream.sending and not self.ended:
-            stream.sending = False
-            guarded(self._core.send_stream, stream_id, b"", True)  # noqa: FBT003 - the engine takes positions only
-
-    def abandon(self, stream_id: int) -> None:
-        """The application is done with it: what the peer still sends is not wanted."""
-        stream = self._streams.get(stream_id)
-        if stream is None:
-            return
-        if not stream.peer_ended and not self.ended:
-            guarded(self._core.stop_sending, stream_id, StreamCode.NONE)
-        self._leave(stream_id, stream)
-
-    def reset(self, stream_id: int, code: int = StreamCode.NONE) -> None:
-        """Ends both directions now."""
-        stream = self._streams.get(stream_id)
-        if stream is not None and not stream.gone:
-            self.resets_out += 1
-            self._abort(stream_id, stream, code)
-
-    def _abort(self, stream_id: int, stream: _Stream, code: int) -> None:
-        """Tells the engine as far as it has not ended by itself."""
-        if not self.ended:
-            if self._core.can_send_stream(stream_id):
-                guarded(self._core.reset_stream, stream_id, code)
-            if not stream.peer_ended:
-                guarded(self._core.stop_sending, stream_id, code)
-        stream.sending = False
-        self._leave(stream_id, stream)
-
-    def _leave(self, stream_id: int, stream: _Stream) -> None:
-        """Gives back what is charged; the entry stays until the engine has finished the stream."""
-        stream.gone = True
-        self._consume(stream_id, stream, stream.unread)
-        if stream.counted:
-            stream.counted = False
-            self._ledger.release_stream(inbound=stream.inbound)
-        if not self._core.can_send_stream(stream_id) and stream.peer_ended:
-            self._forget(stream_id, stream)
-
-    def _forget(self, stream_id: int, stream: _Stream) -> None:
-        del self._streams[stream_id]
-        if stream.counted:
-            self._ledger.release_stream(inbound=stream.inbound)
 
     def consumed(self, stream_id: int, size: int, now: float = 0.0) -> list[Event]:
         """The application took bytes; what that sets free."""
@@ -540,31 +330,9 @@ class QuicMachine:
                 self._end(fault)
         return self._flush_events()
 
-    def _consume(self, stream_id: int, stream: _Stream, size: int) -> None:
-        stream.unread -= size
-        steps = stream.unread // MEMORY_STEP_BYTES * MEMORY_STEP_BYTES
-        if steps < stream.charged:
-            self._ledger.release_memory(stream.charged - steps)
-            stream.charged = steps
-        if self._held_by == stream_id and stream.unread * 2 <= self._config.stream_unread_bytes:
-            self._held_by = None
-
-    def _charge(self, stream_id: int, stream: _Stream) -> bool:
-        steps = stream.unread // MEMORY_STEP_BYTES * MEMORY_STEP_BYTES
-        if steps > stream.charged:
-            try:
-                self._ledger.reserve_memory(steps - stream.charged)
-            except LimitExceeded:
-                self._give_up(stream_id, stream)
-                return False
-            stream.charged = steps
-        return True
-
-    def _give_up(self, stream_id: int, stream: _Stream) -> None:
-        """Resets a stream that costs more than it may."""
-        self.resets_out += 1
-        self._abort(stream_id, stream, StreamCode.RESOURCE_LIMIT)
-        self._events.append(StreamAborted(stream_id, StreamCode.RESOURCE_LIMIT, remote=False))
+    def _flush_events(self) -> list[Event]:
+        events, self._events = self._events, []
+        return events
 
     # ------------------------------------------------------------------------------- what goes out, and the clock
 
@@ -625,13 +393,6 @@ class QuicMachine:
         """Answers a newcomer's first datagram with a refusal; none of its handshake is looked at."""
         guarded(self._core.receive_datagram, datagram, address, now, len(datagram))
         guarded(self._core.close, CONNECTION_REFUSED, 0, b"")
-
-    def release_all(self) -> None:
-        """Forgets every stream; the ledger gets back what is charged."""
-        self.ended = True
-        for stream_id, stream in list(self._streams.items()):
-            self._leave(stream_id, stream)
-        self._streams.clear()
 
 
 _HANDLERS = {
