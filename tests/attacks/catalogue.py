@@ -45,7 +45,7 @@ ROWS = [
     Row("TR09", "another identity than the one dialled", "PeerIdMismatch, and the address rests"),
     Row(
         "TR10",
-        "TLS without certificate, with two, expired, with the victim's extension",
+        "TLS and QUIC without certificate, with two, expired, with the victim's extension",
         "HandshakeError in both roles",
     ),
     Row("TR11", "RSA keys of 512 to 65,536 bits", "refused before they are used, under 20 ms of CPU"),
@@ -61,6 +61,8 @@ ROWS = [
     Row("TR20", "64 KiB of plausible bytes before authentication", "closed, counted `preauth_bytes`"),
     Row("TR21", "one peer reconnects 100 times at 40/s", "served each time"),
     Row("TR22", "one good address, also among 24 dead ones", "reached within 200 ms"),
+    Row("TR23", "datagrams of nobody to a QUIC port: random, cut, impossible", "dropped; at most threefold back"),
+    Row("TR24", "2,000 first flights of QUIC handshakes that go no further", "32 held for 5 s, the rest gets Retry"),
     Row("MX01", "100,000 streams opened and not read; 20,000 SYNs at line rate", "reset above 256; other streams flow"),
     Row("MX02", "opens and resets streams 100,000 times", "no stream is left, CPU bounded, may be closed"),
     Row("MX03", "sends beyond the window, or claims to", "go away 1 at the first excess"),
@@ -137,7 +139,7 @@ these never notice, that memory grows by less than 16 MiB, that no traceback is 
 nothing is held any more. Tests marked *long* run in `make long`, all others in `make test`.
 
 This page is written by `python -m tests.attacks.catalogue`, and a test compares it with the tests that there are.
-WebSocket (TR16) and QUIC come with those transports.
+WebSocket (TR16) comes with that transport.
 
 | row | who attacks … | the node | tests in `tests/attacks`, GS09 in `tests/simulation` |
 |---|---|---|---|

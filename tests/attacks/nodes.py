@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from interop.stack import node_config
-from talos.addr import host_port
+from talos.addr import host_port, parse
 from talos.host.config import NodeConfig
 from talos.host.node import open_node
 from talos.transport.tcp import Tcp
@@ -45,7 +45,9 @@ class FromAddress(Tcp):
 async def attacker_node(config: NodeConfig | None = None, *, source: str = "", stack: str = "") -> AsyncIterator[Node]:
     """A node, of `stack` (`tcp/tls/mplex`) and from the address `source` where they are given."""
     config = config or (node_config(stack) if stack else NodeConfig())
-    if source:
+    if source and stack == "quic-v1":  # dials go out from the port that is listened on
+        config = replace(config, listen=(parse(f"/ip4/{source}/udp/0/quic-v1"),))
+    elif source:
         config = replace(config, stack=replace(config.stack, transports=(FromAddress(source),)))
     async with open_node(config) as node:
         yield node

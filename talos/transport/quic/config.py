@@ -38,7 +38,9 @@ class QuicConfig:
     connect_seconds: float = 5.0
     """Until the peer's first answer."""
     handshake_seconds: float = 10.0
-    """The whole handshake, either side."""
+    """A whole handshake of ours."""
+    accept_seconds: float = 5.0
+    """A whole handshake of a newcomer: it costs us memory before anything is proven."""
     max_handshake_bytes: int = 64 * 1024
     """TLS messages of a peer that is not yet authenticated; a certificate has at most 8 KiB."""
 

@@ -351,12 +351,13 @@ class QuicConnection:
                 raise DialError(f"{self.remote_addr}: {self.unreachable}")
             if not self._heard.is_set():
                 raise DialError(f"{self.remote_addr}: no answer within {config.connect_seconds:g} s")
-        with trio.move_on_at(started + config.handshake_seconds):
+        seconds = config.handshake_seconds if self.role is Role.DIALER else config.accept_seconds
+        with trio.move_on_at(started + seconds):
             await self._settled.wait()
         if self._lost:
             raise self.fault or HandshakeError("the connection was closed during the handshake")
         if not self._settled.is_set():
-            raise HandshakeError(f"no connection after {config.handshake_seconds:g} s of handshake")
+            raise HandshakeError(f"no connection after {seconds:g} s of handshake")
         if budget is not None:
             budget.authenticated(self.remote_peer)
 

@@ -206,7 +206,7 @@ async def test_a_flood_of_initials_meets_retry_and_the_honest_come_through() -> 
 
 
 async def test_handshakes_of_one_address_are_bounded() -> None:
-    config = replace(CONFIG, retry_above=1000, half_open_per_ip=8, handshake_seconds=0.5)
+    config = replace(CONFIG, retry_above=1000, half_open_per_ip=8, accept_seconds=0.5)
     async with serving(config) as (transport, listener), Wire(listener) as wire:
         for _ in range(50):
             await wire.send(first_flight(listener))
