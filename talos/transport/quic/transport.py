@@ -19,7 +19,6 @@ from talos.errors import DialError, ListenError, NotSupported
 from talos.identity.certificate import IdentityCertificate
 from talos.identity.peer_id import PeerId
 from talos.muxed.budget import BudgetLedger
-from talos.muxed.doorbell import Doorbell
 from talos.transport.quic.config import QuicConfig
 from talos.transport.quic.endpoint import PUNCH_BYTES, PUNCH_SECONDS, Endpoint, Newcomer, place_of
 from talos.transport.quic.packet import CID_BYTES
@@ -268,7 +267,8 @@ class _Listener:
         self._transport = transport
         self._endpoint = endpoint
         self._queue: deque[Newcomer] = deque()
-        self._arrival = Doorbell()
+        self._waiting = trio.CancelScope()
+        """Of whoever accepts; left when somebody comes."""
         self._closed = False
         self.addr = quic_addr(endpoint.address)
 
@@ -277,7 +277,7 @@ class _Listener:
         if len(self._queue) >= self._transport.config.backlog:
             return False
         self._queue.append(newcomer)
-        self._arrival.ring()
+        self._waiting.cancel()
         return True
 
     async def accept(self) -> _Inbound:
@@ -286,13 +286,9 @@ class _Listener:
         while not self._queue:
             self._raise_if_closed()
             try:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._endpoint.pump)
-                    await self._arrival.wait()
-                    nursery.cancel_scope.cancel()
-            except* OSError as group:
-                raise group.exceptions[0] from None
-            except* trio.ClosedResourceError:
+                with trio.CancelScope() as self._waiting:
+                    await self._endpoint.pump()
+            except trio.ClosedResourceError:
                 self._closed = True
         self._raise_if_closed()
         return _Inbound(self._transport, self._endpoint, self._queue.popleft())
@@ -308,7 +304,7 @@ class _Listener:
             self._endpoint.door = None
             while self._queue:
                 self._endpoint.done_with(self._queue.popleft())
-            self._arrival.ring()
+            self._waiting.cancel()
             self._endpoint.release()
         await trio.lowlevel.checkpoint()
 
