@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from talos.messaging.code import AckState, Code, MessageType
     from talos.messaging.config import DeliveryLimits, MessagingConfig, ReceiveLimits, StrangerLimits, Strangers
     from talos.messaging.content import Text
-    from talos.messaging.intake import Received, Verdict
+    from talos.messaging.handling import Received, Verdict
+    from talos.messaging.letters import HistoryQuery, Incoming, Outgoing
     from talos.messaging.people import Acquaintances, Keyring, WalletKeys
-    from talos.messaging.service import HistoryQuery, Incoming, Messaging, Outgoing, open_messaging
+    from talos.messaging.service import Messaging, open_messaging
     from talos.messaging.store import MessageState, OutboxRow, StoredMessage, WaitingLetter
 
 __all__ = [
@@ -51,22 +52,22 @@ _HOMES = {
     "Acquaintances": "talos.messaging.people",
     "Code": "talos.messaging.code",
     "DeliveryLimits": "talos.messaging.config",
-    "HistoryQuery": "talos.messaging.service",
-    "Incoming": "talos.messaging.service",
+    "HistoryQuery": "talos.messaging.letters",
+    "Incoming": "talos.messaging.letters",
     "Keyring": "talos.messaging.people",
     "MessageState": "talos.messaging.store",
     "MessageType": "talos.messaging.code",
     "Messaging": "talos.messaging.service",
     "MessagingConfig": "talos.messaging.config",
-    "Outgoing": "talos.messaging.service",
+    "Outgoing": "talos.messaging.letters",
     "OutboxRow": "talos.messaging.store",
     "ReceiveLimits": "talos.messaging.config",
-    "Received": "talos.messaging.intake",
+    "Received": "talos.messaging.handling",
     "StoredMessage": "talos.messaging.store",
     "StrangerLimits": "talos.messaging.config",
     "Strangers": "talos.messaging.config",
     "Text": "talos.messaging.content",
-    "Verdict": "talos.messaging.intake",
+    "Verdict": "talos.messaging.handling",
     "WaitingLetter": "talos.messaging.store",
     "WalletKeys": "talos.messaging.people",
     "open_messaging": "talos.messaging.service",

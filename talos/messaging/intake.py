@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import trio
 
 from talos.errors import (
     AuditError,
-    BadSignature,
     EntryConflict,
     EnvelopeRejected,
     LimitExceeded,
-    ProofInvalid,
-    RemoteProtocolError,
 )
-from talos.host.contain import Owner, contain
+from talos.messaging.acks import Acknowledgements
 from talos.messaging.canonical import canonical, digest
+from talos.messaging.checks import check_parties, check_time
 from talos.messaging.code import AckState, Code, MessageType
 from talos.messaging.config import Strangers
 from talos.messaging.content import Ack, AckItem, StreamEnd, StreamStart, Text
 from talos.messaging.envelope import open_inner, open_outer, sealed_hash, verify
+from talos.messaging.handling import Handlers, Received, Verdict
 from talos.messaging.payload import Payload
-from talos.messaging.people import peer_of
 from talos.messaging.store import MessageState, StoredMessage, WaitingLetter
 from talos.messaging.turns import Arrival, Turns
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
-    from sqlite3 import Connection
 
     from talos.abc import AuditReceipt
     from talos.identity.key_record import KeyRecord
@@ -41,7 +37,7 @@ if TYPE_CHECKING:
     from talos.messaging.database import Job
     from talos.messaging.state import State
 
-__all__ = ["Handler", "Intake", "Received", "Taken", "Verdict"]
+__all__ = ["Intake", "Taken"]
 
 _log = logging.getLogger(__name__)
 
@@ -52,34 +48,6 @@ _CONTENTS = {
     MessageType.STREAM_END: StreamEnd,
 }
 FIRST_APPLICATION_TYPE = 0x40
-
-
-class Received(NamedTuple):
-    """A message that has passed all checks, as the handler of its type gets it."""
-
-    sender: PeerId
-    payload: Payload
-    content: bytes
-    digest: bytes
-
-
-class Verdict(NamedTuple):
-    """What a handler makes of a message; `code` goes with a decline."""
-
-    state: AckState
-    code: int = 0
-
-
-if TYPE_CHECKING:
-    Handler = Callable[[Received], Awaitable[Verdict | None]]
-else:
-    Handler = object
-
-
-class _Answer(NamedTuple):
-    """Of the handlers of a type: None when it was about nothing that they know."""
-
-    verdict: Verdict | None
 
 
 @dataclass(slots=True)
@@ -128,8 +96,8 @@ class Intake:
         self._written_to: set[PeerId] = set()
         self.seen = 0
         """Ids that are remembered."""
-        self.handlers: dict[int, list[Handler]] = {}
-        """By message type; without one a type is kept, and acknowledged as delivered or unsupported."""
+        self.handlers = Handlers(state.host.emit)
+        self.acks = Acknowledgements(state)
 
     def is_stranger(self, peer: PeerId) -> bool:
         """Neither a contact nor anybody we ever wrote to."""
@@ -147,7 +115,7 @@ class Intake:
         """
         outer = open_outer(envelope, self._state.me, self._state.keyring.secrets())
         payload = Payload.decode(outer.payload)
-        self._check_parties(payload, peer)
+        check_parties(self._state, payload, peer)
         if not admitted and payload.type != MessageType.ACK and self.is_stranger(peer):
             waits = self._greet_stranger(peer, envelope)
             if waits is not None:
@@ -157,7 +125,7 @@ class Intake:
 
     def is_handled(self, taken: Taken) -> bool:
         """Whether somebody is asked about it, which may take its time."""
-        return bool(self.handlers.get(taken.message.payload.type))
+        return self.handlers.has(taken.message.payload.type)
 
     async def conclude(self, taken: Sequence[Taken]) -> list[AckItem | EnvelopeRejected]:
         """Waits until they are kept, records them, asks their handlers: what each of them is answered."""
@@ -187,16 +155,6 @@ class Intake:
         assert peer is not None, "what came has a sender"
         return self._composer.sealed_now(peer, to.record, MessageType.ACK, Ack(tuple(items)).encode())
 
-    async def take_acks(self, peer: PeerId, envelopes: Sequence[bytes]) -> frozenset[bytes]:
-        """The ids of our messages that `peer` acknowledges by these; none of one that is not valid. AuditError."""
-        items: list[AckItem] = []
-        for envelope in envelopes:
-            try:
-                items.extend(self._open_ack(peer, envelope).items)
-            except EnvelopeRejected as error:
-                _log.warning("acknowledgement of %s is not valid: %s", peer, error)
-        return await self._acknowledged(peer, items)
-
     async def admit(self, peer: PeerId) -> list[bytes]:
         """Takes in what waited of a stranger; returns the acknowledgements that are to be sent."""
         acks = []
@@ -217,29 +175,7 @@ class Intake:
             await self._state.store.database.write(partial(self._state.store.remove_waiting, number=letter.number))
         return acks
 
-    def _open_ack(self, peer: PeerId, envelope: bytes) -> Ack:
-        state = self._state
-        outer = open_outer(envelope, state.me, state.keyring.secrets())
-        payload = Payload.decode(outer.payload)
-        self._check_parties(payload, peer)
-        m, _ = verify(payload)
-        if payload.type != MessageType.ACK:
-            raise EnvelopeRejected("another message than an acknowledgement", code=Code.BAD_PAYLOAD)
-        if outer.key_record:
-            state.book.learn(peer, outer.key_record)
-        return Ack.decode(open_inner(payload, m, state.keyring.secrets()).content)
-
     # ------------------------------------------------------------------------------- checks
-
-    def _check_parties(self, payload: Payload, peer: PeerId) -> None:
-        if payload.sender == self._state.me or payload.recipient != self._state.me:
-            raise EnvelopeRejected("a message of ours, or for somebody else", code=Code.BAD_PAYLOAD)
-        try:
-            sender = peer_of(payload.sender)
-        except (RemoteProtocolError, BadSignature) as error:
-            raise EnvelopeRejected("a sender whose key must not be used", code=Code.BAD_PAYLOAD) from error
-        if sender != peer or self._state.people.blocked(peer):
-            raise EnvelopeRejected("not welcome", code=Code.REFUSED)
 
     def _greet_stranger(self, peer: PeerId, envelope: bytes) -> Aside | None:
         policy = self._state.config.strangers
@@ -263,14 +199,8 @@ class Intake:
         if seen is not None:
             _log.warning("%s has sent two messages under one id", peer)
             raise EnvelopeRejected("another message has this id", code=Code.ID_CONFLICT)
-        self._check_time(payload)
+        check_time(state, payload, state.config.receive.past_seconds)
         return _Letter(peer, envelope, payload, m, found, record)
-
-    def _check_time(self, payload: Payload) -> None:
-        limits, now = self._state.config.receive, self._state.now_ms()
-        oldest = now - min(payload.ttl_s or limits.past_seconds, limits.past_seconds) * 1000
-        if not oldest <= payload.timestamp_ms <= now + limits.future_seconds * 1000:
-            raise EnvelopeRejected("a message of another time", code=Code.BAD_TIMESTAMP)
 
     # ------------------------------------------------------------------------------- taking in
 
@@ -280,7 +210,7 @@ class Intake:
         kind = _CONTENTS.get(payload.type)  # type: ignore[call-overload] # a number of the peer's
         parsed = kind.decode(content) if kind is not None else None
         if isinstance(parsed, Ack):
-            return partial(self._note_ack, letter.peer, parsed)
+            return partial(self.acks.note, letter.peer, parsed)
         if not payload.counted:
             return partial(self._pass_on, letter, content)
         message = StoredMessage(
@@ -350,7 +280,7 @@ class Intake:
         """The verdict of the type's handler, which is kept; None where it failed."""
         payload, store = message.payload, self._state.store
         assert message.peer is not None, "what came has a sender"
-        answer = await self._handled(Received(message.peer, payload, message.content, message.digest))
+        answer = await self.handlers.ask(Received(message.peer, payload, message.content, message.digest))
         if answer is None:
             return None
         supported = payload.type == MessageType.TEXT or payload.type >= FIRST_APPLICATION_TYPE
@@ -364,22 +294,9 @@ class Intake:
                 return None
         return verdict
 
-    async def _handled(self, received: Received) -> _Answer | None:
-        """What the first handler says that knows what this is about; None where one failed."""
-        handlers = tuple(self.handlers.get(received.payload.type, ()))
-
-        async def ask() -> _Answer:
-            for handler in handlers:
-                verdict = await handler(received)
-                if verdict is not None:
-                    return _Answer(verdict)
-            return _Answer(None)
-
-        return await contain(Owner("message handler", self._state.host.emit, peer=received.sender), ask)
-
     async def _pass_on(self, letter: _Letter, content: bytes) -> Code:
         """A chunk: for its handler alone, neither kept nor acknowledged."""
-        answer = await self._handled(Received(letter.peer, letter.payload, content, letter.digest))
+        answer = await self.handlers.ask(Received(letter.peer, letter.payload, content, letter.digest))
         if answer is None:
             raise EnvelopeRejected("the chunk could not be handled", code=Code.BUSY)
         if answer.verdict is None:
@@ -400,89 +317,6 @@ class Intake:
         except AuditError as error:
             raise EnvelopeRejected("the message cannot be kept", code=Code.BUSY) from error
         return Code.STORED
-
-    # ------------------------------------------------------------------------------- acknowledgements of ours
-
-    async def _note_ack(self, peer: PeerId, ack: Ack) -> Code:
-        try:
-            await self._acknowledged(peer, ack.items)
-        except AuditError as error:
-            raise EnvelopeRejected("the receipt cannot be recorded", code=Code.BUSY) from error
-        return Code.OK
-
-    async def _acknowledged(self, peer: PeerId, items: Sequence[AckItem]) -> frozenset[bytes]:
-        """Records the receipts of what is acknowledged and settles it, all at once; the ids of what is."""
-        state, settled = self._state, set()
-        news: dict[bytes, tuple[StoredMessage, AckItem]] = {}
-        for item in items:
-            message = state.store.message(state.me, item.id)
-            if message is None or message.peer != peer or message.digest != item.digest:
-                _log.warning("%s acknowledges what was not sent to it", peer)
-            elif item.state is AckState.READ:
-                await self._note_reading(message)
-            elif message.state.final or message.state is MessageState.DELIVERED:
-                settled.add(item.id)
-            elif self._has_receipt(peer, message, item):
-                news.setdefault(item.id, (message, item))
-        await self._record_receipts(peer, list(news.values()))
-        await self._settle(list(news.values()))
-        return frozenset(settled | news.keys())
-
-    async def _note_reading(self, message: StoredMessage) -> None:
-        if message.state is MessageState.DELIVERED:
-            await self._state.store.database.write(
-                partial(
-                    self._state.store.change,
-                    number=message.number,
-                    state=MessageState.READ,
-                    read_ms=self._state.now_ms(),
-                )
-            )
-            self._state.watch.changed(message.id)
-
-    def _has_receipt(self, peer: PeerId, message: StoredMessage, item: AckItem) -> bool:
-        if item.receipt is None:
-            _log.warning("%s acknowledges without a receipt", peer)
-            return False
-        try:
-            self._state.audit.check_receipt(
-                item.receipt,
-                msg_id=message.id,
-                sealed_hash=message.sealed_hash,
-                sender=self._state.host.peer_id,
-                receiver=peer,
-            )
-        except ProofInvalid as error:
-            _log.warning("receipt of %s is not valid: %s", peer, error)
-            return False
-        return True
-
-    async def _record_receipts(self, peer: PeerId, news: Sequence[tuple[StoredMessage, AckItem]]) -> None:
-        """Where a receipt of that message is in the log already, from before a crash, that one counts."""
-        entries = [
-            self._state.receipt_entry(message, peer, item.receipt) for message, item in news if item.receipt is not None
-        ]
-        if not entries:
-            return
-        try:
-            await self._state.audit.record_many(entries)
-        except EntryConflict:
-            for entry in entries:
-                with suppress(EntryConflict):
-                    await self._state.audit.record(entry)
-
-    async def _settle(self, news: Sequence[tuple[StoredMessage, AckItem]]) -> None:
-        state = self._state
-
-        def write(connection: Connection) -> None:
-            for message, item in news:
-                changes = {"receipt": item.receipt, "ack_state": item.state, "code": item.code}
-                state.settle_in(connection, message.number, MessageState.DELIVERED, **changes)
-
-        if news:
-            await state.store.database.write(write)
-            for message, _ in news:
-                state.settled(message, MessageState.DELIVERED)
 
 
 def _is_the_same(one: Taken) -> bool:

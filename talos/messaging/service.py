@@ -6,9 +6,8 @@ import logging
 import random as random_module
 import time
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -24,6 +23,7 @@ from talos.messaging.database import open_database
 from talos.messaging.frames import PROTOCOL_ID
 from talos.messaging.intake import Intake
 from talos.messaging.keybook import KeyBook
+from talos.messaging.letters import HistoryQuery, Incoming, Outgoing, incoming_of, matches
 from talos.messaging.people import Everybody
 from talos.messaging.receiver import Receiver
 from talos.messaging.rows import RowCipher
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from talos.abc import AuditLog, Host, RecordStore
     from talos.identity.peer_id import PeerId
-    from talos.messaging.intake import Handler
+    from talos.messaging.handling import Handler
     from talos.messaging.payload import ChunkInfo
     from talos.messaging.people import Acquaintances, Keyring
     from talos.messaging.store import OutboxRow, StoredMessage, WaitingLetter
@@ -48,68 +48,6 @@ _log = logging.getLogger(__name__)
 
 HOUSEKEEPING_SECONDS = 60.0
 PAGE = 256
-STREAM_TYPES = (MessageType.STREAM_START, MessageType.STREAM_CHUNK, MessageType.STREAM_END)
-
-
-class Incoming(NamedTuple):
-    """A text that came, in its turn."""
-
-    sender: PeerId
-    id: bytes
-    body: bytes
-    media_type: str
-    subject: str
-    sent_ms: int
-    mark: str
-    """`gap` or `fork` where something before it is missing or was replaced, else empty."""
-    message: StoredMessage
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryQuery:
-    """Which part of the history; newest first unless `oldest_first`."""
-
-    peer: PeerId | None = None
-    since_ms: int = 0
-    until_ms: int | None = None
-    search: str = ""
-    """Text that is in it, whatever the case."""
-    types: frozenset[int] = frozenset()
-    oldest_first: bool = False
-
-
-class Outgoing:
-    """A message of ours on its way."""
-
-    def __init__(self, state: State, message: StoredMessage) -> None:
-        self._state = state
-        self._first = message
-        self.id = message.id
-        self.to = message.peer
-
-    @property
-    def message(self) -> StoredMessage:
-        """As the store has it now."""
-        return self._state.store.message(self._state.me, self.id) or self._first
-
-    @property
-    def state(self) -> MessageState:
-        return self.message.state
-
-    async def wait(self, until: MessageState = MessageState.DELIVERED) -> StoredMessage:
-        """Returns when it is that far, or over; cancel it to stop waiting.
-
-        Where the recipient has new keys that is the message that took this one's place, which has another id.
-        """
-        message = self.message
-        while True:
-            await trio.lowlevel.checkpoint()
-            if message.superseded_by:
-                message = self._state.store.message(self._state.me, message.superseded_by) or message
-            if message.state >= until or message.state.final:
-                return message
-            await self._state.watch.change_of(message.id)
-            message = self._state.store.message(self._state.me, message.id) or message
 
 
 @asynccontextmanager
@@ -170,7 +108,7 @@ class Messaging:
         self._composer = Composer(state)
         self._turns = Turns(state)
         self._intake = Intake(state, self._composer, self._turns)
-        self._courier = Courier(state, self._composer, self._intake.take_acks)
+        self._courier = Courier(state, self._composer, self._intake.acks.take)
         self._receiver = Receiver(state, self._intake)
 
         self._composer.written = self._courier.wake
@@ -295,14 +233,8 @@ class Messaging:
         raises is contained, and it is asked again when the peer tries again. Types of streams may have several
         handlers, as files and live ones share them: None says that it is about something of another one.
         """
-        handlers = self._intake.handlers.setdefault(message_type, [])
-        if handlers and message_type not in STREAM_TYPES:
-            raise LocalProtocolError(f"messages of type {message_type} are handled already")
-        handlers.append(handler)
-        try:
+        with self._intake.handlers.handling(message_type, handler):
             yield
-        finally:
-            handlers.remove(handler)
 
     def received(self) -> trio.MemoryReceiveChannel[Incoming]:
         """Texts in their turn, from where the last reader stopped; nothing is dropped, what is not taken waits.
@@ -321,7 +253,7 @@ class Messaging:
             for turn, message in store.shown(self._taken, PAGE):
                 if message.payload.type == MessageType.TEXT and not message.wiped:
                     try:
-                        await incoming.send(_incoming(message))
+                        await incoming.send(incoming_of(message))
                     except trio.BrokenResourceError:
                         self._received = None
                         return
@@ -370,7 +302,7 @@ class Messaging:
         query = query or HistoryQuery()
         after, before = 0, None if query.oldest_first else 2**62
         while page := self._state.store.messages(after=after, before=before, peer=query.peer, limit=PAGE):
-            yield from (message for message in page if _matches(message, query))
+            yield from (message for message in page if matches(message, query))
             if query.oldest_first:
                 after = page[-1].number
             else:
@@ -398,27 +330,3 @@ class Messaging:
             await self._mend([message for message in unrecorded if message.number in left])
             left = {message.number for message in unrecorded}
             await trio.sleep(HOUSEKEEPING_SECONDS)
-
-
-def _incoming(message: StoredMessage) -> Incoming:
-    text = Text.decode(message.content)
-    assert message.peer is not None, "a text that came has a sender"
-    return Incoming(
-        sender=message.peer,
-        id=message.id,
-        body=text.body,
-        media_type=text.media_type,
-        subject=text.subject,
-        sent_ms=message.payload.timestamp_ms,
-        mark=message.mark,
-        message=message,
-    )
-
-
-def _matches(message: StoredMessage, query: HistoryQuery) -> bool:
-    sent = message.payload.timestamp_ms
-    if sent < query.since_ms or (query.until_ms is not None and sent > query.until_ms):
-        return False
-    if query.types and message.payload.type not in query.types:
-        return False
-    return query.search.casefold() in message.content.decode("utf-8", "replace").casefold()

@@ -17,7 +17,7 @@ from talos.messaging.config import MessagingConfig, ReceiveLimits, StrangerLimit
 from talos.messaging.content import Ack, AckItem, Text
 from talos.messaging.envelope import seal_broadcast, sealed_hash
 from talos.messaging.frames import PROTOCOL_ID, Deliver, Frame, Result, decode, encode
-from talos.messaging.intake import Received, Verdict
+from talos.messaging.handling import Received, Verdict
 from talos.messaging.payload import ChunkInfo
 from talos.messaging.store import MessageState
 from talos.wire.message_stream import MessageStream
@@ -331,7 +331,7 @@ async def test_forged_acknowledgements_settle_nothing(
             assert (await attacker.ask(fake.ack(one))).code == Code.OK, "by an envelope of its own"
             assert sent.state is MessageState.SENT, name
         for garbage in (b"", b"x", fake.ack(item, kind=MessageType.TEXT), flipped(fake.ack(item), 60)):
-            assert await from_alice._intake.take_acks(wallet.peer_id, [garbage]) == frozenset()
+            assert await from_alice._intake.acks.take(wallet.peer_id, [garbage]) == frozenset()
         assert (await (from_alice.outgoing(honest.id) or sent).wait()).state is MessageState.DELIVERED
         assert alice.log.of(EntryKind.RECEIPT_GOT) == [honest.id]
         assert len(set(fake.came)) == 1, "the same bytes each time"

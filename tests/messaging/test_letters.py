@@ -14,7 +14,7 @@ from talos.errors import AuditError, LimitExceeded, LocalProtocolError, Recipien
 from talos.identity.wallet import EncryptionKey, Wallet
 from talos.messaging.code import AckState, Code, MessageType
 from talos.messaging.config import DeliveryLimits, MessagingConfig, Strangers
-from talos.messaging.intake import Received, Verdict
+from talos.messaging.handling import Received, Verdict
 from talos.messaging.service import HistoryQuery
 from talos.messaging.store import MessageState
 from tests.messaging.harness import Person, texts

@@ -22,7 +22,7 @@ from talos.messaging.code import AckState, MessageType
 from talos.messaging.config import DeliveryLimits, MessagingConfig, ReceiveLimits
 from talos.messaging.content import Text
 from talos.messaging.courier import MAX_EXPRESS
-from talos.messaging.intake import Received, Verdict
+from talos.messaging.handling import Received, Verdict
 from talos.messaging.order import OrderLimits
 from talos.messaging.payload import MAX_CONTENT_BYTES, ChunkInfo
 from talos.messaging.store import MessageState

@@ -14,7 +14,7 @@ from talos.messaging.code import AckState, Code, MessageType
 from talos.messaging.config import DeliveryLimits, MessagingConfig, ReceiveLimits, Strangers
 from talos.messaging.content import Ack, AckItem, Text
 from talos.messaging.frames import Deliver, Result
-from talos.messaging.intake import Received, Verdict
+from talos.messaging.handling import Received, Verdict
 from talos.messaging.payload import ChunkInfo
 from talos.messaging.rate import MAX_BUCKETS, Buckets
 from talos.messaging.store import MessageState
@@ -163,13 +163,13 @@ async def test_receipts_wait_for_our_log(alice: Person, bob: Person) -> None:
         back = replace(message, state=MessageState.SENT)
         await store.database.write(lambda c: store.set_message(c, back))
         with pytest.raises(AuditError):
-            await from_alice._intake._acknowledged(bob.peer, [item])
+            await from_alice._intake.acks._acknowledged(bob.peer, [item])
         ack = Ack((item,))
         with pytest.raises(EnvelopeRejected) as caught:
-            await from_alice._intake._note_ack(bob.peer, ack)
+            await from_alice._intake.acks.note(bob.peer, ack)
         assert caught.value.code == Code.BUSY
         alice.log.record_many = record_many  # type: ignore[method-assign]
-        assert await from_alice._intake._note_ack(bob.peer, ack) is Code.OK
+        assert await from_alice._intake.acks.note(bob.peer, ack) is Code.OK
 
 
 async def test_a_home_that_cannot_be_written_is_not_opened(alice: Person) -> None:

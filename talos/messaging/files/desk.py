@@ -17,7 +17,7 @@ from talos.messaging.files.part import disk_faults
 from talos.messaging.files.pulling import check_list
 from talos.messaging.files.rules import check_room, folder_bytes
 from talos.messaging.files.transfer import Transfer, TransferState
-from talos.messaging.intake import Verdict
+from talos.messaging.handling import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from talos.identity.peer_id import PeerId
     from talos.messaging.files.exchange import Exchange
     from talos.messaging.files.finish import Setting
-    from talos.messaging.intake import Received
+    from talos.messaging.handling import Received
     from talos.messaging.people import Acquaintances
 
 __all__ = ["Desk", "busy"]

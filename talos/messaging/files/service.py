@@ -33,7 +33,7 @@ from talos.messaging.files.source import hash_walk, walk
 from talos.messaging.files.spool import Spool
 from talos.messaging.files.store import SCHEMA, TransferStore
 from talos.messaging.files.transfer import DIRECTORY_TYPE, Transfer, TransferProgress, TransferState
-from talos.messaging.intake import Verdict
+from talos.messaging.handling import Verdict
 from talos.messaging.people import Everybody
 from talos.messaging.rows import RowCipher
 from talos.messaging.store import MessageState
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from talos.abc import AuditLog, Host
     from talos.identity.peer_id import PeerId
     from talos.messaging.files.source import Hashed, Walk
-    from talos.messaging.intake import Received
+    from talos.messaging.handling import Received
     from talos.messaging.people import Acquaintances, Keyring
     from talos.messaging.service import Messaging, Outgoing
 
