@@ -622,6 +622,9 @@ class PubSub(Protocol):
     async def publish(self, topic: str, data: bytes) -> bytes:
         """Hands one message to the network; returns its id. It is not delivered to our own subscriptions."""
 
+    async def wait_for_peers(self, topic: str, count: int = 1) -> None:
+        """Until that many neighbours want `topic`: from then on they get what we publish."""
+
     def subscribe(
         self, topic: str, validator: Validator | None = None
     ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[TopicMessage]]:

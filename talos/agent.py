@@ -319,6 +319,7 @@ async def _open_messaging(stack: AsyncExitStack, agent: Agent, config: Messaging
         directory=agent.home.path,
         audit=audit,
         records=agent.dht,
+        pubsub=agent.gossip,
         people=agent.config.people,
     )
     return await stack.enter_async_context(opening)

@@ -13,9 +13,10 @@ import trio
 
 from talos.errors import AuditError, LocalProtocolError, RecipientUnknown, StoreFailed
 from talos.identity import private_file
-from talos.messaging.canonical import conversation
-from talos.messaging.envelope import seal_message, sealed_hash
-from talos.messaging.payload import MAX_CONTENT_BYTES, Payload
+from talos.messaging.canonical import channel_conversation, conversation
+from talos.messaging.code import Suite
+from talos.messaging.envelope import seal_broadcast, seal_message, sealed_hash
+from talos.messaging.payload import BROADCAST, MAX_CONTENT_BYTES, Payload
 from talos.messaging.people import identity_of
 from talos.messaging.store import Flow, MessageState, OutboxRow, StoredMessage
 
@@ -86,36 +87,48 @@ class Composer:
         LocalProtocolError for what no message may be, RecipientUnknown, LimitExceeded where the outbox is full,
         AuditError. Cancelled, it may have been written, and is sent then.
         """
+        draft = self._draft(identity_of(to), message_type, content, ttl_s)
+        write = partial(self._write, to=to, draft=draft, content=content, record=self._state.book.known(to))
+        return (await self._post(write, partial(self._tell, to))).message
+
+    async def announce(self, message_type: int, content: bytes, *, ttl_s: int = 0) -> Written:
+        """As `post`, to everybody."""
+        draft = self._draft(BROADCAST, message_type, content, ttl_s)
+        return await self._post(partial(self._write_open, draft=draft, content=content), lambda: None)
+
+    async def _post(self, write: Callable[[Connection], Written], written: Callable[[], None]) -> Written:
+        """`written` is called when others may go on with it."""
         state = self._state
-        draft = self._draft(to, message_type, content, ttl_s)
-        write = partial(self._write, to=to, draft=draft, content=content, record=state.book.known(to))
         job = state.store.database.write_soon(write)
         job.then = partial(self._committed, job)
         try:
             await job.done.wait()
             if job.error is not None:
                 raise job.error
-            written = self._value(job)
-            if written.envelope:
-                await state.record([written])
+            made = self._value(job)
+            if made.envelope:
+                await state.record([made])
         except AuditError:
             if job.error is None:
                 await self._withdraw(self._value(job).message)
             raise
         finally:
             if job.done.is_set():
-                self._finished(job, to)
+                self._finished(job, written)
             else:  # cancelled: the courier goes on with it
-                job.then = partial(self.written, to)
-        return written.message
+                job.then = written
+        return made
+
+    def _tell(self, to: PeerId) -> None:
+        self.written(to)
 
     def _committed(self, job: Job[Written]) -> None:
         self._state.recording.add(self._value(job).message.number)
 
-    def _finished(self, job: Job[Written], to: PeerId) -> None:
+    def _finished(self, job: Job[Written], written: Callable[[], None]) -> None:
         if job.value is not None:
             self._state.recording.discard(job.value.message.number)
-            self.written(to)
+            written()
 
     @staticmethod
     def _value(job: Job[Written]) -> Written:
@@ -175,16 +188,7 @@ class Composer:
         now = state.now_ms()
         lifetime = min(draft.ttl_s or limits.lifetime_seconds, limits.lifetime_seconds)
         row = OutboxRow(0, to, b"", DRAFT, now, draft.timestamp_ms + lifetime * 1000)
-        message = StoredMessage(
-            payload=replace(draft, content=b""),
-            content=content,
-            digest=bytes(32),
-            sealed_hash=bytes(32),
-            incoming=False,
-            state=MessageState.QUEUED,
-            peer=to,
-            stored_ms=now,
-        )
+        message = self._unsealed(draft, content, now, to)
         envelope = b""
         if record is not None and not state.store.has_drafts(to, connection):
             message, envelope = self._sealed(connection, message, record)
@@ -194,6 +198,36 @@ class Composer:
             connection, row._replace(number=number), per_peer=limits.queued_per_peer, total=limits.queued
         )
         return Written(replace(message, number=number), envelope)
+
+    def _write_open(self, connection: Connection, *, draft: Payload, content: bytes) -> Written:
+        """A broadcast: it is sealed for nobody, and in no outbox."""
+        state = self._state
+        message = self._unsealed(draft, content, state.now_ms(), None)
+        key = self._flow_key(draft.recipient)
+        flow = state.store.flow(*key, connection=connection) or Flow(state.now_ms(), 1, bytes(32))
+        draft = replace(draft, epoch=flow.epoch, seq=flow.next_seq, prev=flow.last)
+        made = seal_broadcast(draft, content, state.keyring.identity)
+        state.store.set_flow(connection, Flow(flow.epoch, flow.next_seq + 1, made.digest), *key)
+        message = replace(
+            message,
+            payload=made.payload.without_content(),
+            digest=made.digest,
+            sealed_hash=sealed_hash(made.envelope),
+        )
+        return Written(replace(message, number=state.store.add_message(connection, message)), made.envelope)
+
+    @staticmethod
+    def _unsealed(draft: Payload, content: bytes, now: int, peer: PeerId | None) -> StoredMessage:
+        return StoredMessage(
+            payload=draft.without_content(),
+            content=content,
+            digest=bytes(32),
+            sealed_hash=bytes(32),
+            incoming=False,
+            state=MessageState.QUEUED,
+            peer=peer,
+            stored_ms=now,
+        )
 
     def _finish(self, connection: Connection, row: OutboxRow, record: KeyRecord) -> Written:
         store = self._state.store
@@ -239,13 +273,13 @@ class Composer:
             self._state.store.set_flow(connection, Flow(begun, 1, bytes(32)), *key)
 
     def _flow_key(self, recipient: bytes) -> tuple[bytes, ...]:
-        return OUT, self._generation, conversation(self._state.me, recipient)
+        here = channel_conversation("") if recipient == BROADCAST else conversation(self._state.me, recipient)
+        return OUT, self._generation, here
 
     # ------------------------------------------------------------------------------- helpers
 
-    def _draft(self, to: PeerId, message_type: int, content: bytes, ttl_s: int) -> Payload:
+    def _draft(self, recipient: bytes, message_type: int, content: bytes, ttl_s: int) -> Payload:
         state = self._state
-        recipient = identity_of(to)
         if recipient == state.me:
             raise RecipientUnknown("messages to oneself are not sent")
         if len(content) > MAX_SEALED_BYTES:
@@ -259,6 +293,7 @@ class Composer:
             recipient=recipient,
             timestamp_ms=state.now_ms(),
             ttl_s=ttl_s,
+            suite=Suite.PLAIN if recipient == BROADCAST else Suite.SEALED,
         )
         if not 1 <= message_type <= MAX_TYPE or not draft.counted:
             raise LocalProtocolError(f"messages of type {message_type} are not kept")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from talos.errors import ConfigError
 from talos.messaging.order import OrderLimits
 
-__all__ = ["DeliveryLimits", "MessagingConfig", "ReceiveLimits", "StrangerLimits", "Strangers"]
+__all__ = ["BroadcastLimits", "DeliveryLimits", "MessagingConfig", "ReceiveLimits", "StrangerLimits", "Strangers"]
 
 DAY_SECONDS = 86_400
 MIB = 1024 * 1024
@@ -70,6 +70,20 @@ class StrangerLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BroadcastLimits:
+    """What an author may say to everybody; what is more is neither shown nor forwarded, and ours waits."""
+
+    messages_per_second: float = 10.0
+    messages_burst: int = 50
+    bytes_per_second: float = 256.0 * 1024
+    bytes_burst: int = MIB
+    past_seconds: int = 600
+    """Older ones are not passed on."""
+    queued: int = 256
+    """Of ours, waiting for a neighbour."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MessagingConfig:
     """Messages between identities."""
 
@@ -79,6 +93,7 @@ class MessagingConfig:
     delivery: DeliveryLimits = DeliveryLimits()
     receive: ReceiveLimits = ReceiveLimits()
     stranger: StrangerLimits = StrangerLimits()
+    broadcast: BroadcastLimits = BroadcastLimits()
     order: OrderLimits = field(default_factory=OrderLimits)
 
     def __post_init__(self) -> None:

@@ -36,8 +36,10 @@ __all__ = [
     "Opened",
     "OuterBody",
     "Outgoing",
+    "is_broadcast",
     "open_inner",
     "open_outer",
+    "plain_envelope",
     "seal_broadcast",
     "seal_message",
     "sealed_hash",
@@ -126,10 +128,20 @@ def seal_broadcast(draft: Payload, content: bytes, sender: PrivateKey) -> Outgoi
     draft = replace(draft, suite=Suite.PLAIN, recipient=BROADCAST, content=b"", signature=b"")
     m = canonical(draft)
     payload = _sign(draft, m, content, sender)
-    envelope = _PLAIN_MARK + OuterBody(payload.encode(), b"").encode()
+    envelope = plain_envelope(payload, content)
     if len(envelope) > MAX_BROADCAST_BYTES:
         raise LocalProtocolError(f"a broadcast of {len(envelope)} bytes; {MAX_BROADCAST_BYTES} fit")
     return Outgoing(payload, envelope, digest(m, content), b"")
+
+
+def plain_envelope(payload: Payload, content: bytes) -> bytes:
+    """The envelope of a broadcast that is signed already."""
+    return _PLAIN_MARK + OuterBody(replace(payload, content=content).encode(), b"").encode()
+
+
+def is_broadcast(envelope: bytes) -> bool:
+    """Whether it says that it is open to all."""
+    return envelope.startswith(_PLAIN_MARK)
 
 
 def sealed_hash(envelope: bytes) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -214,7 +214,7 @@ class Intake:
         if not payload.counted:
             return partial(self._pass_on, letter, content)
         message = StoredMessage(
-            payload=replace(payload, content=b""),
+            payload=payload.without_content(),
             content=content,
             digest=letter.digest,
             sealed_hash=sealed_hash(letter.envelope),
@@ -223,13 +223,22 @@ class Intake:
             peer=letter.peer,
             stored_ms=self._state.now_ms(),
         )
+        arrival, job = self.keep(message)
+        return Taken(letter.envelope, arrival, letter.record, job)
+
+    def keep(self, message: StoredMessage) -> tuple[Arrival, Job[None]]:
+        """Has a message written that has passed its checks; EnvelopeRejected(BUSY) where no room is."""
         arrival = Arrival(message)
         turn = self._turns.place(arrival, trio.current_time())
-        key = (payload.sender, payload.id)
+        key = (message.payload.sender, message.id)
         self._arriving.add(key)
         self.seen += 1
-        job = self._turns.submit(turn, arrival, after=partial(self._arriving.discard, key))
-        return Taken(letter.envelope, arrival, letter.record, job)
+        return arrival, self._turns.submit(turn, arrival, after=partial(self._arriving.discard, key))
+
+    def is_here(self, payload: Payload) -> bool:
+        """Whether a message of this id was taken in, or is being."""
+        key = (payload.sender, payload.id)
+        return key in self._arriving or self._state.store.seen(*key) is not None
 
     def _again(self, peer: PeerId, envelope: bytes, number: int) -> Taken:
         """A message that is here already: its acknowledgement was lost, or it was never recorded."""

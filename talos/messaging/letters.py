@@ -30,6 +30,8 @@ class Incoming(NamedTuple):
     mark: str
     """`gap` or `fork` where something before it is missing or was replaced, else empty."""
     message: StoredMessage
+    to_all: bool = False
+    """Whether it was said to everybody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +68,12 @@ class Outgoing:
     async def wait(self, until: MessageState = MessageState.DELIVERED) -> StoredMessage:
         """Returns when it is that far, or over; cancel it to stop waiting.
 
+        A broadcast is as far as it comes when it is sent: nobody acknowledges it.
         Where the recipient has new keys that is the message that took this one's place, which has another id.
         """
         message = self.message
+        if message.payload.to_all:
+            until = min(until, MessageState.SENT)
         while True:
             await trio.lowlevel.checkpoint()
             if message.superseded_by:
@@ -91,6 +96,7 @@ def incoming_of(message: StoredMessage) -> Incoming:
         sent_ms=message.payload.timestamp_ms,
         mark=message.mark,
         message=message,
+        to_all=message.payload.to_all,
     )
 
 

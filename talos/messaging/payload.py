@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.message import DecodeError
 
@@ -76,6 +76,15 @@ class Payload:
     def supported(self) -> bool:
         """Whether this program knows what the type means, or leaves it to an application."""
         return self.type in _KNOWN_TYPES or self.type in APPLICATION_TYPES
+
+    @property
+    def to_all(self) -> bool:
+        """Whether it is a broadcast."""
+        return self.recipient == BROADCAST
+
+    def without_content(self) -> Payload:
+        """As it is kept, beside what it says."""
+        return replace(self, content=b"")
 
     def encode(self) -> bytes:
         """The protobuf form: fields in order, defaults left out."""

@@ -20,6 +20,11 @@ class Buckets(Generic[K]):
         self._burst = burst
         self._buckets: OrderedDict[K, tuple[float, float]] = OrderedDict()
 
+    def delay(self, key: K, now: float, amount: float = 1.0) -> float:
+        """Seconds until so much can be taken; `amount` is no more than the burst."""
+        level, since = self._buckets.get(key, (self._burst, now))
+        return max(0.0, (amount - level) / self._rate - max(0.0, now - since))
+
     def take(self, key: K, now: float, amount: float = 1.0) -> bool:
         """Takes `amount`; False, and nothing is taken, when there is less."""
         level, since = self._buckets.pop(key, (self._burst, now))

@@ -7,13 +7,14 @@ import random as random_module
 import time
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal
 
 import trio
 
-from talos.errors import AuditError, EnvelopeRejected, LimitExceeded, LocalProtocolError, RecipientUnknown
+from talos.errors import AuditError, EnvelopeRejected, LimitExceeded, LocalProtocolError, NotSupported, RecipientUnknown
 from talos.host import log
 from talos.host.block import background
+from talos.messaging.broadcast import MAX_BODY_BYTES, Broadcasts
 from talos.messaging.code import AckState, MessageType
 from talos.messaging.composer import Composer
 from talos.messaging.config import MessagingConfig
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
-    from talos.abc import AuditLog, Host, RecordStore
+    from talos.abc import AuditLog, Host, PubSub, RecordStore
     from talos.identity.peer_id import PeerId
     from talos.messaging.handling import Handler
     from talos.messaging.payload import ChunkInfo
@@ -48,6 +49,7 @@ _log = logging.getLogger(__name__)
 
 HOUSEKEEPING_SECONDS = 60.0
 PAGE = 256
+EVERYBODY: Final = "*"
 
 
 @asynccontextmanager
@@ -59,6 +61,7 @@ async def open_messaging(
     directory: Path,
     audit: AuditLog,
     records: RecordStore | None = None,
+    pubsub: PubSub | None = None,
     people: Acquaintances | None = None,
     now_ms: Callable[[], int] | None = None,
     random: random_module.Random | None = None,
@@ -87,12 +90,12 @@ async def open_messaging(
             random=random or random_module.Random(),  # noqa: S311 - spreads retries
         )
         async with background() as nursery:
-            messaging = Messaging(state)
+            messaging = Messaging(state, pubsub)
             nursery.start_soon(database.run)
             with ExitStack() as mounted:
                 await messaging.begin(directory)
                 messaging.mount(mounted)
-                messaging.start(nursery)
+                await messaging.start(nursery)
                 yield messaging
 
 
@@ -101,7 +104,7 @@ class Messaging:
 
     _nursery: trio.Nursery
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, pubsub: PubSub | None) -> None:
         self._state = state
         self._received: trio.MemoryReceiveChannel[Incoming] | None = None
         self._taken = state.store.cursor()
@@ -110,6 +113,7 @@ class Messaging:
         self._intake = Intake(state, self._composer, self._turns)
         self._courier = Courier(state, self._composer, self._intake.acks.take)
         self._receiver = Receiver(state, self._intake)
+        self._broadcasts = None if pubsub is None else Broadcasts(state, self._composer, self._intake, pubsub)
 
         self._composer.written = self._courier.wake
         state.book.learned = self._courier.hear_of
@@ -147,19 +151,22 @@ class Messaging:
         stack.enter_context(self._state.book.serving())
         stack.enter_context(host.observe(self._courier.observe))
 
-    def start(self, nursery: trio.Nursery) -> None:
+    async def start(self, nursery: trio.Nursery) -> None:
         """Begins what runs in the background; `open_messaging` does."""
         self._nursery = nursery
         nursery.start_soon(self._turns.run)
         nursery.start_soon(self._courier.run)
         nursery.start_soon(self._state.patiently, self._courier.expire)
         nursery.start_soon(self._state.patiently, self._keep_house)
+        if self._broadcasts is not None:
+            nursery.start_soon(self._state.patiently, self._broadcasts.run)
+            await nursery.start(self._broadcasts.listen)
 
     # ------------------------------------------------------------------------------- sending
 
     async def send(
         self,
-        to: PeerId,
+        to: PeerId | Literal["*"],
         body: str | bytes,
         *,
         media_type: str = "text/plain",
@@ -169,9 +176,12 @@ class Messaging:
     ) -> Outgoing:
         """A text that is durable and recorded on return; it is delivered when that can be, within 14 days or `ttl_s`.
 
-        LocalProtocolError for a body over 64 KiB or what else is too long, RecipientUnknown for a peer that cannot have
-        messages, LimitExceeded where the outbox is full, AuditError where nothing can be recorded: then nothing is
-        sent. Cancelled, it may have been written already, and is sent then.
+        To everybody (`*`) it is open to all, published when a neighbour listens, within ten minutes, and acknowledged
+        by nobody; NotSupported without gossip.
+
+        LocalProtocolError for a body over 64 KiB (32 KiB to everybody) or what else is too long, RecipientUnknown for a
+        peer that cannot have messages, LimitExceeded where the outbox is full, AuditError where nothing is recorded:
+        then nothing is sent. Cancelled, it may have been written already, and is sent then.
         """
         data = body.encode() if isinstance(body, str) else body
         content = Text(body=data, media_type=media_type, reply_to=reply_to, subject=subject).encode()
@@ -179,7 +189,17 @@ class Messaging:
             Text.decode(content)
         except EnvelopeRejected as error:
             raise LocalProtocolError(f"not a letter: {error}; files are for more") from error
-        return await self.post(to, MessageType.TEXT, content, ttl_s=ttl_s)
+        if to != EVERYBODY:
+            return await self.post(to, MessageType.TEXT, content, ttl_s=ttl_s)
+        if len(data) > MAX_BODY_BYTES:
+            raise LocalProtocolError(f"a broadcast of {len(data)} bytes; {MAX_BODY_BYTES} fit")
+        return await self.announce(MessageType.TEXT, content, ttl_s=ttl_s)
+
+    async def announce(self, message_type: int, content: bytes, *, ttl_s: int = 0) -> Outgoing:
+        """As `send` to everybody, for content of any type but those of streams. NotSupported without gossip."""
+        if self._broadcasts is None:
+            raise NotSupported("messages to everybody go over gossip, which is off")
+        return Outgoing(self._state, await self._broadcasts.send(message_type, content, ttl_s=ttl_s))
 
     async def post(self, to: PeerId, message_type: int, content: bytes, *, ttl_s: int = 0) -> Outgoing:
         """As `send`, for content of any counted type."""
@@ -220,6 +240,8 @@ class Messaging:
         """Gives up a message that is not delivered; False when it is, or there is none."""
         message = self._state.store.message(self._state.me, message_id)
         if message is None or not message.state.may_become(MessageState.EXPIRED):
+            return False
+        if message.payload.to_all and message.state is MessageState.SENT:
             return False
         return await self._state.settle(message, MessageState.EXPIRED)
 
@@ -271,7 +293,7 @@ class Messaging:
             return
         now = state.now_ms()
         await state.store.database.write(lambda c: state.store.change(c, message.number, read_ms=now))
-        if state.config.read_receipts:
+        if state.config.read_receipts and not message.payload.to_all:
             item = AckItem(id=message.id, digest=message.digest, state=AckState.READ)
             try:
                 await self.post_now(sender, MessageType.ACK, Ack((item,)).encode())

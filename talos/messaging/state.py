@@ -12,6 +12,7 @@ from talos.abc import AuditEntry, Direction, EntryKind
 from talos.errors import AuditError
 from talos.messaging.code import MessageType
 from talos.messaging.content import Text
+from talos.messaging.payload import BROADCAST
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
     from talos.messaging.people import Acquaintances, Keyring
     from talos.messaging.store import MessageState, Store, StoredMessage
 
-__all__ = ["State", "Watch"]
+__all__ = ["TOPIC", "State", "Watch"]
 
 _log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 60.0
+TOPIC = "talos/broadcast/1"
+"""Of what is said to everybody."""
 
 
 class Watch:
@@ -124,14 +127,14 @@ class State:
     def entry(self, message: StoredMessage, envelope: bytes = b"") -> AuditEntry:
         """SENT or RECEIVED; a message that is to vanish leaves the hash of its envelope alone."""
         payload = message.payload
-        other = b"*" if message.peer is None else message.peer.to_bytes()
-        mine = self.host.peer_id.to_bytes()
+        other = BROADCAST if message.peer is None else message.peer.to_bytes()
+        mine = BROADCAST if payload.to_all and message.incoming else self.host.peer_id.to_bytes()
         sender, recipient = (other, mine) if message.incoming else (mine, other)
         return AuditEntry(
             kind=EntryKind.RECEIVED if message.incoming else EntryKind.SENT,
             msg_id=payload.id,
             direction=Direction.IN if message.incoming else Direction.OUT,
-            counterparty=other,
+            counterparty=TOPIC.encode() if payload.to_all else other,
             time_ms=message.stored_ms,
             sender=sender,
             recipient=recipient,

@@ -165,6 +165,11 @@ class Store(Outbox):
         )
         return list(self._messages(rows))
 
+    def unpublished(self) -> list[int]:
+        """Numbers of broadcasts of ours that no neighbour has got, in order."""
+        query = "SELECT n FROM message WHERE peer = ? AND incoming = 0 AND state = ? ORDER BY n"
+        return [number for (number,) in self.database.read(query, self._peer_key(None), MessageState.QUEUED)]
+
     def unrecorded(self) -> list[StoredMessage]:
         """Those whose audit entry may be missing: the first thing to mend after a crash."""
         return list(self._messages(self.database.read(f"{_MESSAGE} JOIN unrecorded USING (n) ORDER BY n")))

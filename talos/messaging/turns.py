@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from talos.errors import EnvelopeRejected, StoreFailed, TalosError
-from talos.messaging.canonical import conversation
+from talos.messaging.canonical import channel_conversation, conversation
 from talos.messaging.code import Code
 from talos.messaging.order import Order, Placed
 from talos.messaging.store import Flow
@@ -226,5 +226,6 @@ class Turns:
 
     def _key(self, message: StoredMessage) -> FlowKey:
         payload = message.payload
-        place = conversation(payload.sender, self._state.me)
+        here = channel_conversation(payload.channel) if payload.to_all else None
+        place = here or conversation(payload.sender, self._state.me)
         return IN, payload.sender, place, payload.device.to_bytes(4, "big"), payload.epoch.to_bytes(8, "big")

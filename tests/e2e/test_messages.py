@@ -61,6 +61,25 @@ def test_a_message_and_its_answer(network: Network) -> None:
     assert (answer["reply_to"], answer["state"]) == (sent["id"], "received")
 
 
+def test_what_is_said_to_all_is_heard_by_all(network: Network) -> None:
+    _, alice, bob = network
+    listening = bob.start("listen", "--json")
+    assert listening.stdout is not None
+    assert checked(listening.stdout.readline())["kind"] == "status"
+    (sent,) = alice.rows("send", "*", "Tea is ready.")
+    assert (sent["state"], sent["peer_id"], sent["receipt"]) == ("sent", None, None)
+    heard = next(row for line in listening.stdout if (row := checked(line))["kind"] == "message")
+    assert (heard["id"], heard["text"], heard["peer_id"]) == (sent["id"], "Tea is ready.", alice.peer_id)
+    assert (heard["to_all"], heard["direction"]) == (True, "in")
+    listening.terminate()
+    listening.communicate(timeout=SECONDS)
+    for peer in (alice, bob):
+        (row,) = peer.rows("history", "--search", "tea is")
+        assert (row["id"], row["to_all"], bool(row["entry"])) == (sent["id"], True, True)
+    again = alice.run("send", "*", "-", stdin=b"Still ready.")
+    assert again.stdout.decode().startswith("✓ sent to all")
+
+
 def test_history_names_the_blocks_and_is_exported(network: Network, tmp_path: Path) -> None:
     _, alice, _ = network
     deadline = time.monotonic() + SECONDS

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["send"]
 
 MAX_BODY_BYTES = 64 * 1024
+MAX_OPEN_BYTES = 32 * 1024
+"""To all."""
 WAIT_SECONDS = 30.0
 MAX_SECONDS = 14 * 86_400
 STATES = ("sent", "stored", "delivered", "read")
@@ -29,7 +31,7 @@ _KEPT = {
 }
 
 
-@command("send", help="Sends TEXT (`-`: standard input) to WHO; what cannot be delivered now waits in the outbox.")
+@command("send", help="Sends TEXT (`-`: standard input) to WHO (`*`: to all); what cannot be delivered now waits.")
 @click.argument("who")
 @click.argument("text")
 @click.option("--wait", type=click.FloatRange(0, MAX_SECONDS), default=WAIT_SECONDS, show_default=True, metavar="S",
@@ -40,15 +42,13 @@ _KEPT = {
 @click.option("--reply-to", default="", metavar="ID", help="the message that this answers")
 @network_options
 def send(session: Session, who: str, text: str, *, wait: float, until: str, ttl: int | None, **more: str) -> int | None:
-    if who.strip() == names.BROADCAST:
-        from talos.errors import NotSupported
-
-        raise NotSupported("messages to everybody are not built yet; topics are: talos gossip pub")
-    name = session.find(who)
+    peer, addrs, shown = _recipient(session, who)
     asked = {
-        "peer": name.peer_text,
-        "addrs": session.addr_texts(name),
-        "body_b64": base64.b64encode(_body(text)).decode(),
+        "peer": peer,
+        "addrs": addrs,
+        "body_b64": base64.b64encode(
+            _body(text, MAX_OPEN_BYTES if peer == names.BROADCAST else MAX_BODY_BYTES)
+        ).decode(),
         "wait": wait if session.timeout is None else session.timeout,
         "until": until,
         "ttl": ttl or 0,
@@ -59,9 +59,21 @@ def send(session: Session, who: str, text: str, *, wait: float, until: str, ttl:
     if session.json:
         session.out.emit("delivery", **result)
     if reached:
-        _tell(session, name.shown, result)
+        _tell(session, shown, result)
         return None
-    raise Failure("queued", _not_yet(result["state"], name.shown, asked["wait"], expires))
+    if peer == names.BROADCAST:
+        raise Failure(
+            "queued", f"no neighbour hears messages to all; the first to come until {expires[11:16]} UTC gets it"
+        )
+    raise Failure("queued", _not_yet(result["state"], shown, asked["wait"], expires))
+
+
+def _recipient(session: Session, who: str) -> tuple[str, list[str], str]:
+    """Peer, addresses, and how it is called."""
+    if who.strip() == names.BROADCAST:
+        return names.BROADCAST, [], "all"
+    name = session.find(who)
+    return name.peer_text, session.addr_texts(name), name.shown
 
 
 def _tell(session: Session, who: str, result: Mapping[str, Any]) -> None:
@@ -81,8 +93,8 @@ def _not_yet(state: str, who: str, wait: object, expires: str) -> str:
     return kept or f"not delivered to {who} in {wait:g} s; it waits in the outbox until {expires[:10]}"
 
 
-def _body(text: str) -> bytes:
-    data = sys.stdin.buffer.read(MAX_BODY_BYTES + 1) if text == "-" else text.encode("utf-8", "surrogateescape")
-    if len(data) > MAX_BODY_BYTES:
-        raise Failure("usage", f"a message has at most {MAX_BODY_BYTES} bytes", hint="talos send-file WHO FILE")
+def _body(text: str, most: int) -> bytes:
+    data = sys.stdin.buffer.read(most + 1) if text == "-" else text.encode("utf-8", "surrogateescape")
+    if len(data) > most:
+        raise Failure("usage", f"a message has at most {most} bytes", hint="talos send-file WHO FILE")
     return data

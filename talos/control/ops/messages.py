@@ -9,6 +9,7 @@ import trio
 from talos.control.failure import Failure
 from talos.errors import DeliveryFailed, MessageExpired, NotSupported
 from talos.messaging.code import AckState, Code
+from talos.messaging.service import EVERYBODY
 from talos.messaging.store import MessageState
 from talos.messaging.view import delivery_row, rfc3339
 
@@ -36,17 +37,19 @@ MAX_TTL_SECONDS = 14 * 86_400
 
 
 async def send(agent: Agent, args: Arguments, emit: Emit) -> Mapping[str, object]:
-    """`peer`, `addrs`, `body_b64`, `media_type`, `subject`, `reply_to`, `ttl`, `until`, `wait` in seconds.
+    """`peer` (`*`: everybody), `addrs`, `body_b64`, `media_type`, `subject`, `reply_to`, `ttl`, `until`, `wait` in seconds.
 
     Returns the fields of the kind `delivery` with `reached` and `expires`, once `until` is reached or `wait` is over:
     then the message stays in the outbox. Raises DeliveryFailed or MessageExpired for one that never arrives.
     """
     messaging = messaging_of(agent)
-    peer, body = args.peer("peer"), args.data("body_b64")
+    to_all = args.text("peer") == EVERYBODY
+    peer, body = EVERYBODY if to_all else args.peer("peer"), args.data("body_b64")
     until = UNTIL.get(args.text("until", "delivered"))
     if until is None:
         raise Failure("usage", f"a message is waited for until it is {', '.join(UNTIL)}")
-    agent.node.peerstore.add_addrs(peer, args.addrs("addrs"))
+    if not isinstance(peer, str):
+        agent.node.peerstore.add_addrs(peer, args.addrs("addrs"))
     outgoing = await messaging.send(
         peer,
         body,
@@ -59,10 +62,12 @@ async def send(agent: Agent, args: Arguments, emit: Emit) -> Mapping[str, object
     message = await _wait(outgoing, until, args.number("wait", WAIT_SECONDS, least=0, most=MAX_WAIT_SECONDS))
     _check(message)
     assert agent.config.messages is not None
-    lifetime = message.payload.ttl_s or agent.config.messages.delivery.lifetime_seconds
+    limits = agent.config.messages
+    most = limits.broadcast.past_seconds if to_all else limits.delivery.lifetime_seconds
+    lifetime = min(message.payload.ttl_s or most, most)
     return {
         **delivery_row(message),
-        "reached": until <= message.state <= MessageState.READ,
+        "reached": min(until, MessageState.SENT if to_all else until) <= message.state <= MessageState.READ,
         "expires": rfc3339(message.stored_ms + lifetime * 1000),
     }
 
@@ -115,6 +120,8 @@ def _check(message: StoredMessage) -> None:
     """Raises for what never arrives, or arrived and is not understood."""
     if message.state is MessageState.EXPIRED:
         raise MessageExpired("the message expired before it was delivered")
+    if message.state is MessageState.FAILED and message.payload.to_all:
+        raise DeliveryFailed("the network does not carry a message of this size", code=message.code)
     if message.state is MessageState.FAILED:
         why = "it takes none of this identity" if message.code == Code.REFUSED else _word(message.code)
         raise DeliveryFailed(f"{message.peer} refused the message: {why}", code=message.code)

@@ -75,7 +75,7 @@ def test_the_life_of_a_contact(alice: Talos) -> None:
         (("contacts", "add", "talos1x", CAROL), "usage", 2),
         (("contacts", "show", CAROL), "peer_unknown", 2),
         (("send", "bbo", "x"), "peer_unknown", 2),
-        (("send", "*", "x"), "not_supported", 5),
+        (("send", "*", "x" * 32_769), "usage", 2),
         (("ping", "*", "-c", "1"), "peer_unknown", 2),
         (("send", "bob", "x" * (MAX_BODY_BYTES + 1)), "usage", 2),
         (("send-file", "bob", "/nowhere/at/all"), "file_unusable", 5),
@@ -167,7 +167,7 @@ def test_an_export_is_restored(alice: Talos, home: Path, tmp_path: Path) -> None
 MESSAGE: dict[str, Any] = {
     "id": "00" * 16, "direction": "in", "peer_id": BOB, "sent": "t", "received": None, "state": "received", "code": None,
     "type": "text", "media_type": "text/plain", "subject": None, "text": "", "cut": False, "name": None,
-    "reply_to": None, "size": 0, "mark": None, "entry": None, "block": None,
+    "to_all": False, "reply_to": None, "size": 0, "mark": None, "entry": None, "block": None,
 }  # fmt: skip
 TRANSFER: dict[str, Any] = {
     "stream_id": "00" * 16, "direction": "in", "peer_id": BOB, "state": "complete", "code": None, "name": "x", "files": [],
@@ -189,7 +189,11 @@ TRANSFER: dict[str, Any] = {
         ({"text": None, "media_type": "image/png", "size": 7}, ["12D3KooWCwdo…1Mjs → me  image/png, 7 B"]),
         ({"type": "stream_start", "text": None, "name": "a\x07.txt"}, [r"12D3KooWCwdo…1Mjs → me  file a\\x07\.txt"]),
         ({"type": "64", "text": None}, ["12D3KooWCwdo…1Mjs → me  64, 0 B"]),
-        ({"peer_id": None, "text": "x"}, ["all → me", "x"]),
+        ({"to_all": True, "text": "x"}, ["12D3KooWCwdo…1Mjs → all", "x"]),
+        (
+            {"to_all": True, "peer_id": None, "direction": "out", "state": "sent", "text": "x"},
+            ["me → all  sent", "x"],
+        ),
     ],
 )
 def test_a_text_is_indented_below_its_header(

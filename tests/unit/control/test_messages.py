@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +20,7 @@ from talos.control.operations import Emit
 from talos.control.ops import files, messages
 from talos.control.ops import wallet as wallets
 from talos.errors import DeliveryFailed, MessageExpired, NotSupported, TransferFailed, WalletError
+from talos.gossip import GossipConfig
 from talos.identity import contacts, sealed, wallet
 from talos.identity.contacts import AddressBook, Contact
 from talos.identity.home import Home
@@ -91,6 +93,30 @@ def refused(code: str) -> Iterator[None]:
     with pytest.raises(Failure) as caught:
         yield
     assert caught.value.code == code
+
+
+async def test_a_message_to_all(opened: Callable[..., Any]) -> None:
+    both: dict[str, Any] = {**BOTH, "gossip": GossipConfig()}
+    bob_told = Told()
+    all_of_us = Arguments({"peer": "*", "body_b64": text("hear"), "wait": 0})
+    async with opened("alice", Told(), **both) as alice, opened("bob", bob_told, **both) as bob:
+        with trio.fail_after(60):
+            waiting = await messages.send(alice, all_of_us, Told())
+            assert (waiting["state"], waiting["reached"], waiting["peer_id"]) == ("queued", False, None)
+            await alice.node.connect(bob.peer_id, bob.node.addrs)
+            sent = await messages.send(alice, Arguments({"peer": "*", "body_b64": text("hear")}), Told())
+            assert (sent["state"], sent["reached"], sent["receipt"]) == ("sent", True, None)
+            while len(bob_told.of("message")) < 2:
+                await trio.sleep(0.01)
+        assert {(row["to_all"], row["peer_id"]) for row in bob_told.of("message")} == {(True, str(alice.peer_id))}
+        assert alice.messaging is not None
+        refusing = alice.messaging.outgoing(bytes.fromhex(str(sent["id"])))
+        assert refusing is not None
+        with pytest.raises(DeliveryFailed, match="size"):
+            messages._check(replace(refusing.message, state=MessageState.FAILED, code=17))
+    async with opened("carol", Told(), **BOTH) as carol:
+        with pytest.raises(NotSupported):
+            await messages.send(carol, all_of_us, Told())
 
 
 async def test_a_message_and_a_file(opened: Callable[..., Any], tmp_path: Path) -> None:

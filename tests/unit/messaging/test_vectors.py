@@ -9,11 +9,20 @@ from pathlib import Path
 
 from talos.identity.keys import PrivateKey
 from talos.messaging import frames
-from talos.messaging.canonical import SIGNATURE_DOMAIN, canonical, conversation, digest
+from talos.messaging.canonical import SIGNATURE_DOMAIN, canonical, channel_conversation, conversation, digest
 from talos.messaging.code import AckState, Code
 from talos.messaging.content import Ack, Text
-from talos.messaging.envelope import open_inner, open_outer, seal_message, sealed_hash, verify
-from talos.messaging.payload import Payload
+from talos.messaging.envelope import (
+    open_inner,
+    open_outer,
+    plain_envelope,
+    seal_broadcast,
+    seal_message,
+    sealed_hash,
+    verify,
+)
+from talos.messaging.payload import BROADCAST, Payload
+from talos.messaging.state import TOPIC
 
 KNOWN = json.loads((Path(__file__).parents[2] / "vectors" / "messaging" / "known_answer.json").read_text())
 GIVEN = KNOWN["given"]
@@ -56,6 +65,35 @@ def test_the_envelope_is_made_byte_by_byte() -> None:
         HEX["commit"],
     )
     assert sender.public_key.data == HEX["sender"]
+
+
+def test_a_broadcast_is_made_and_opened_byte_by_byte() -> None:
+    known = KNOWN["broadcast"]
+    sender = PrivateKey.from_seed(bytes.fromhex(GIVEN["sender_seed"]))
+    draft = Payload(
+        id=bytes.fromhex(GIVEN["id"]),
+        type=GIVEN["type"],
+        sender=HEX["sender"],
+        recipient=BROADCAST,
+        timestamp_ms=GIVEN["timestamp_ms"],
+        epoch=GIVEN["epoch"],
+        seq=GIVEN["seq"],
+    )
+    made = seal_broadcast(draft, HEX["text_pb"], sender)
+    found = {
+        "topic": TOPIC,
+        "m": canonical(made.payload).hex(),
+        "digest": made.digest.hex(),
+        "signature": made.payload.signature.hex(),
+        "conversation": channel_conversation("").hex(),
+        "envelope": made.envelope.hex(),
+        "sealed_hash": sealed_hash(made.envelope).hex(),
+    }
+    assert found == known
+    payload = Payload.decode(open_outer(bytes.fromhex(known["envelope"]), b"", ()).payload)
+    assert verify(payload) == (bytes.fromhex(known["m"]), bytes.fromhex(known["digest"]))
+    assert open_inner(payload, bytes.fromhex(known["m"]), ()).content == HEX["text_pb"]
+    assert plain_envelope(payload.without_content(), payload.content) == made.envelope
 
 
 def test_the_envelope_is_opened_step_by_step() -> None:
