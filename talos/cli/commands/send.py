@@ -43,12 +43,11 @@ _KEPT = {
 @network_options
 def send(session: Session, who: str, text: str, *, wait: float, until: str, ttl: int | None, **more: str) -> int | None:
     peer, addrs, shown = _recipient(session, who)
+    body = _body(text, MAX_OPEN_BYTES if peer == names.BROADCAST else MAX_BODY_BYTES)
     asked = {
         "peer": peer,
         "addrs": addrs,
-        "body_b64": base64.b64encode(
-            _body(text, MAX_OPEN_BYTES if peer == names.BROADCAST else MAX_BODY_BYTES)
-        ).decode(),
+        "body_b64": base64.b64encode(body).decode(),
         "wait": wait if session.timeout is None else session.timeout,
         "until": until,
         "ttl": ttl or 0,
@@ -62,9 +61,7 @@ def send(session: Session, who: str, text: str, *, wait: float, until: str, ttl:
         _tell(session, shown, result)
         return None
     if peer == names.BROADCAST:
-        raise Failure(
-            "queued", f"no neighbour hears messages to all; the first to come until {expires[11:16]} UTC gets it"
-        )
+        raise Failure("queued", f"no neighbour hears it; who comes until {expires[11:16]} UTC gets it")
     raise Failure("queued", _not_yet(result["state"], shown, asked["wait"], expires))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import trio
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from talos.agent import Agent
     from talos.control.arguments import Arguments
     from talos.control.operations import Emit
+    from talos.identity.peer_id import PeerId
     from talos.messaging.service import Messaging, Outgoing
     from talos.messaging.store import StoredMessage
 
@@ -37,18 +38,19 @@ MAX_TTL_SECONDS = 14 * 86_400
 
 
 async def send(agent: Agent, args: Arguments, emit: Emit) -> Mapping[str, object]:
-    """`peer` (`*`: everybody), `addrs`, `body_b64`, `media_type`, `subject`, `reply_to`, `ttl`, `until`, `wait` in seconds.
+    """`peer` (`*`: everybody), `addrs`, `body_b64`, `media_type`, `subject`, `reply_to`, `ttl`, `until`, `wait` in
+    seconds.
 
     Returns the fields of the kind `delivery` with `reached` and `expires`, once `until` is reached or `wait` is over:
     then the message stays in the outbox. Raises DeliveryFailed or MessageExpired for one that never arrives.
     """
     messaging = messaging_of(agent)
-    to_all = args.text("peer") == EVERYBODY
-    peer, body = EVERYBODY if to_all else args.peer("peer"), args.data("body_b64")
+    to_all, body = args.text("peer") == EVERYBODY, args.data("body_b64")
+    peer: PeerId | Literal["*"] = EVERYBODY if to_all else args.peer("peer")
     until = UNTIL.get(args.text("until", "delivered"))
     if until is None:
         raise Failure("usage", f"a message is waited for until it is {', '.join(UNTIL)}")
-    if not isinstance(peer, str):
+    if peer != EVERYBODY:
         agent.node.peerstore.add_addrs(peer, args.addrs("addrs"))
     outgoing = await messaging.send(
         peer,

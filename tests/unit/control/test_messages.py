@@ -31,6 +31,7 @@ from talos.messaging.code import MessageType
 from talos.messaging.config import MessagingConfig, Strangers
 from talos.messaging.files.config import Accept, FileConfig
 from talos.messaging.store import MessageState
+from tests.messaging.harness import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -106,8 +107,7 @@ async def test_a_message_to_all(opened: Callable[..., Any]) -> None:
             await alice.node.connect(bob.peer_id, bob.node.addrs)
             sent = await messages.send(alice, Arguments({"peer": "*", "body_b64": text("hear")}), Told())
             assert (sent["state"], sent["reached"], sent["receipt"]) == ("sent", True, None)
-            while len(bob_told.of("message")) < 2:
-                await trio.sleep(0.01)
+            await until(lambda: len(bob_told.of("message")) == 2, 60)
         assert {(row["to_all"], row["peer_id"]) for row in bob_told.of("message")} == {(True, str(alice.peer_id))}
         assert alice.messaging is not None
         refusing = alice.messaging.outgoing(bytes.fromhex(str(sent["id"])))
