@@ -22,6 +22,7 @@ from talos.messaging.content import Ack, AckItem, Text
 from talos.messaging.courier import Courier
 from talos.messaging.database import open_database
 from talos.messaging.frames import PROTOCOL_ID
+from talos.messaging.guests import Guests
 from talos.messaging.intake import Intake
 from talos.messaging.keybook import KeyBook
 from talos.messaging.letters import HistoryQuery, Incoming, Outgoing, incoming_of, matches
@@ -92,11 +93,14 @@ async def open_messaging(
         async with background() as nursery:
             messaging = Messaging(state, pubsub)
             nursery.start_soon(database.run)
-            with ExitStack() as mounted:
-                await messaging.begin(directory)
-                messaging.mount(mounted)
-                await messaging.start(nursery)
-                yield messaging
+            try:
+                with ExitStack() as mounted:
+                    await messaging.begin(directory)
+                    messaging.mount(mounted)
+                    await messaging.start(nursery)
+                    yield messaging
+            finally:
+                await messaging.leave()
 
 
 class Messaging:
@@ -113,6 +117,7 @@ class Messaging:
         self._intake = Intake(state, self._composer, self._turns)
         self._courier = Courier(state, self._composer, self._intake.acks.take)
         self._receiver = Receiver(state, self._intake)
+        self._guests = Guests("messages")
         self._broadcasts = None if pubsub is None else Broadcasts(state, self._composer, self._intake, pubsub)
 
         self._composer.written = self._courier.wake
@@ -147,9 +152,14 @@ class Messaging:
     def mount(self, stack: ExitStack) -> None:
         """Serves for the length of the stack; `open_messaging` does."""
         host = self._state.host
-        stack.enter_context(host.mounted(PROTOCOL_ID, self._receiver.serve, limited=True))
+        serve = partial(self._guests.inside, self._receiver.serve)
+        stack.enter_context(host.mounted(PROTOCOL_ID, serve, limited=True))
         stack.enter_context(self._state.book.serving())
         stack.enter_context(host.observe(self._courier.observe))
+
+    async def leave(self) -> None:
+        """Ends what peers have begun; `open_messaging` does."""
+        await self._guests.leave()
 
     async def start(self, nursery: trio.Nursery) -> None:
         """Begins what runs in the background; `open_messaging` does."""

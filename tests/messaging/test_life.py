@@ -11,9 +11,10 @@ import pytest
 import trio
 import trio.testing
 
-from talos.abc import EntryKind
+from talos.abc import EntryKind, HandlerFailed
 from talos.agent import open_host
 from talos.errors import AuditError, EntryConflict, LimitExceeded, LocalProtocolError, RecipientUnknown, RoutingError
+from talos.host.contain import is_expected_end
 from talos.identity.key_record import KeyRecord
 from talos.identity.peer_id import PeerId
 from talos.identity.wallet import Wallet
@@ -32,7 +33,7 @@ from tests.messaging.hostile import mallory
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from talos.abc import AuditEntry, AuditReceipt
+    from talos.abc import AuditEntry, AuditReceipt, Event
     from tests.conftest import MakeConfig
 
 DAY_MS = 86_400_000
@@ -463,3 +464,37 @@ async def test_a_host_of_another_identity_is_refused(alice: Person, bob: Person)
         with pytest.raises(LocalProtocolError, match="identity"):
             async with open_messaging(node, WalletKeys(alice.wallet), directory=alice.directory, audit=alice.log):
                 pass
+
+
+async def test_what_a_peer_began_ends_before_the_store_closes(alice: Person, bob: Person) -> None:
+    """Its stream is served by a task of the host, which goes on after messages have ended."""
+    events: list[Event] = []
+    asked, over = trio.Event(), trio.Event()
+
+    async def slow(received: Received) -> Verdict:
+        asked.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            over.set()
+        raise AssertionError(received)
+
+    async with alice.open() as from_alice, open_host(replace(bob.config, key=bob.wallet.identity)) as bob.node:
+        opening = open_messaging(
+            bob.node, WalletKeys(bob.wallet), directory=bob.directory, audit=bob.log, now_ms=bob.clock
+        )
+        with bob.node.observe(events.append):
+            async with opening as to_bob:
+                to_bob._intake.handlers._by_type[0x40] = [slow]
+                alice.knows(bob)
+                sent = await from_alice.post(bob.peer, 0x40, b"x")
+                with trio.fail_after(60):
+                    await asked.wait()
+                guests = to_bob._guests
+                assert len(guests._scopes) == 1
+        assert over.is_set(), "before the block was left"
+        assert not guests._scopes
+        with pytest.raises(trio.ClosedResourceError):
+            await guests.inside(trio.sleep, 0)
+        assert sent.state is not MessageState.DELIVERED
+        assert not [one for one in events if isinstance(one, HandlerFailed) and not is_expected_end(one.exception)]

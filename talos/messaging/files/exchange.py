@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -33,20 +33,18 @@ from talos.messaging.files.pulling import Pulling, fetch_list
 from talos.messaging.files.rules import check_room
 from talos.messaging.files.serving import Serving
 from talos.messaging.files.transfer import TransferState
+from talos.messaging.guests import Guests
 from talos.messaging.retry import UNREACHABLE, delay
 from talos.wire.message_stream import MessageStream
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Mapping
 
     from talos.abc import Event, Stream
     from talos.messaging.files.finish import Setting
     from talos.messaging.files.transfer import Transfer
 
 __all__ = ["Exchange"]
-
-X = TypeVar("X")
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -86,9 +84,7 @@ class Exchange:
         self._nursery = nursery
         self._finisher = Finisher(setting)
         self._live: dict[bytes, _Live] = {}
-        self._guests: set[trio.CancelScope] = set()
-        """Of what runs in tasks of the host."""
-        self._empty = trio.Event()
+        self.guests = Guests("files")
 
     def start(self, transfer: Transfer) -> None:
         """Works on it until it is over."""
@@ -130,31 +126,7 @@ class Exchange:
 
     async def serve(self, stream: Stream) -> None:
         """A stream that the peer has opened."""
-        await self.inside(self._serve, stream)
-
-    async def inside(self, function: Callable[[X], Awaitable[T]], argument: X) -> T:
-        """Awaits `function(argument)` as long as files are open: what peers cause uses the store and the folder.
-
-        trio.ClosedResourceError when they are closed first.
-        """
-        with trio.CancelScope() as scope:
-            self._guests.add(scope)
-            try:
-                return await function(argument)
-            finally:
-                self._guests.discard(scope)
-                if not self._guests:
-                    self._empty.set()
-        raise trio.ClosedResourceError("files are closed")
-
-    async def leave(self) -> None:
-        """Ends what peers have begun, and waits for it: the store and the folder can be closed then."""
-        for scope in self._guests:
-            scope.cancel()
-        with trio.CancelScope(shield=True):
-            while self._guests:
-                self._empty = trio.Event()
-                await self._empty.wait()
+        await self.guests.inside(self._serve, stream)
 
     async def _serve(self, stream: Stream) -> None:
         frames = _framed(stream)

@@ -115,7 +115,7 @@ class Files:
 
     def mount(self, stack: ExitStack) -> None:
         """Answers peers; `open_files` does."""
-        setting, inside = self._setting, self._exchange.inside
+        setting, inside = self._setting, self._exchange.guests.inside
         offered, ended = partial(inside, self._desk.offered), partial(inside, self._ended)
         stack.enter_context(setting.messaging.handling(MessageType.STREAM_START, offered))
         stack.enter_context(setting.messaging.handling(MessageType.STREAM_END, ended))
@@ -142,7 +142,7 @@ class Files:
 
     async def leave(self) -> None:
         """Ends what peers have begun; `open_files` does."""
-        await self._exchange.leave()
+        await self._exchange.guests.leave()
 
     # ------------------------------------------------------------------------------- sending
 
