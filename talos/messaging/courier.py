@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,8 +17,11 @@ from talos.abc import PeerConnected
 from talos.errors import AuditError, LimitExceeded, RemoteProtocolError, RoutingError
 from talos.host.contain import Owner, contain
 from talos.messaging.code import Code
+from talos.messaging.envelope import sealed_hash
 from talos.messaging.frames import MAX_FRAME_BYTES, PROTOCOL_ID, Deliver, Frame, Result, decode, encode
+from talos.messaging.lane import Express, Lane, Slice
 from talos.messaging.retry import LONGEST_SECONDS, RETRYABLE, UNREACHABLE, delay
+from talos.messaging.schedule import Priority
 from talos.messaging.store import MessageState
 from talos.wire.length_prefix import frame as framed
 from talos.wire.message_stream import MessageStream
@@ -42,30 +44,12 @@ SUPERSEDE_SECONDS = 600.0
 """Between rebuildings for one peer: a recipient cannot make our history grow by showing ever newer keys."""
 EXPIRY_SECONDS = 60.0
 RECORDING_SECONDS = 1.0
-MAX_EXPRESS = 1024
+PACE_SECONDS = 0.1
+"""No longer does a slice of a file wait for messages, which may be those that the peer does not take."""
+BACKGROUND_MS = 3_600_000
+MAX_AWAITED = 2048
 SENT_AT_ONCE = 16
 """Envelopes that are handed to the stream together."""
-
-
-@dataclass(slots=True, eq=False)
-class _Lane:
-    """One recipient for whom something waits."""
-
-    peer: PeerId
-    attempt: int = 0
-    due: float = 0.0
-    """Monotonic seconds of the next try."""
-    running: bool = False
-    superseded: float = -math.inf
-    """When its messages were last sealed anew."""
-    news: trio.Event = field(default_factory=trio.Event)
-    """Something was written, or a result came."""
-    express: deque[bytes] = field(default_factory=deque)
-    """Envelopes that are not kept: acknowledgements of reading, chunks of live streams."""
-
-    def wake(self) -> None:
-        self.news.set()
-        self.news = trio.Event()
 
 
 @dataclass(slots=True, eq=False)
@@ -81,12 +65,14 @@ class _OnTheWay:
 class _Round:
     """One stream to one recipient."""
 
-    lane: _Lane
+    lane: Lane
     frames: MessageStream[Frame, Frame]
     unanswered: int
     """How many may be."""
     on_the_way: dict[bytes, _OnTheWay] = field(default_factory=dict)
     """By the hash of the envelope, oldest first."""
+    awaited: dict[bytes, Express] = field(default_factory=dict)
+    """What is not kept, and somebody waits for the answer to it."""
 
 
 class Courier:
@@ -101,24 +87,43 @@ class Courier:
         self._state = state
         self._composer = composer
         self._take_acks = take_acks
-        self._lanes: dict[PeerId, _Lane] = {}
+        self._lanes: dict[PeerId, Lane] = {}
         self._work = trio.Event()
         self._dials = trio.CapacityLimiter(state.config.delivery.dials)
 
     def wake(self, peer: PeerId) -> None:
         """Something was written for `peer`, or it may be there again: it is tried now."""
-        lane = self._lanes.setdefault(peer, _Lane(peer))
+        lane = self._lanes.setdefault(peer, Lane(peer))
         lane.due = 0.0
         lane.wake()
         self._work.set()
 
-    def express(self, peer: PeerId, envelope: bytes) -> None:
-        """Sends an envelope once, ahead of what is kept. LimitExceeded when too many wait."""
-        lane = self._lanes.setdefault(peer, _Lane(peer))
-        if len(lane.express) >= MAX_EXPRESS:
-            raise LimitExceeded(f"{MAX_EXPRESS} envelopes wait for {peer}", limit=MAX_EXPRESS, kind="envelopes")
-        lane.express.append(envelope)
+    def express(
+        self, peer: PeerId, express: Express, priority: Priority = Priority.CONTROL, *, deadline: float = math.inf
+    ) -> None:
+        """Sends an envelope once. LimitExceeded when too many wait; of REALTIME the oldest is dropped then."""
+        lane = self._lanes.setdefault(peer, Lane(peer))
+        dropped = lane.schedule.add(priority, express, len(express.envelope), deadline=deadline)
+        if isinstance(dropped, Express):
+            dropped.lost()
         self.wake(peer)
+
+    async def pace(self, peer: PeerId, size: int) -> None:
+        """Before so many bytes of a file go to `peer` on a stream of their own: waits for their turn.
+
+        That is at once when no message is to be sent, and soon where the peer takes none.
+        """
+        lane = self._lanes.get(peer)
+        if lane is None or not lane.sending or not len(lane.schedule):
+            return
+        may_go = trio.Event()
+        with trio.move_on_after(PACE_SECONDS):
+            try:
+                lane.schedule.add(Priority.BULK, Slice(may_go), size)
+            except LimitExceeded:
+                await trio.sleep(PACE_SECONDS)
+            lane.wake()
+            await may_go.wait()
 
     def observe(self, event: Event) -> None:
         """A recipient that connects is tried at once."""
@@ -156,23 +161,23 @@ class Courier:
 
     # ------------------------------------------------------------------------------- one recipient
 
-    async def _run_lane(self, lane: _Lane) -> None:
+    async def _run_lane(self, lane: Lane) -> None:
         owner = Owner("messages", self._state.host.emit, peer=lane.peer)
         try:
             lane.due = trio.current_time() + LONGEST_SECONDS
             await contain(owner, self._try, lane)
         finally:
             lane.running = False
-            if lane.express:
+            if lane.schedule:
                 lane.due = min(lane.due, trio.current_time())
             elif math.isinf(lane.due):
                 del self._lanes[lane.peer]
             self._work.set()
 
-    async def _try(self, lane: _Lane) -> None:
+    async def _try(self, lane: Lane) -> None:
         """One stream and all that can be said on it; nothing is opened where nothing is due."""
         until_due = self._until_due(lane.peer)
-        if until_due > 0 and not lane.express:
+        if until_due > 0 and not lane.schedule:
             await trio.lowlevel.checkpoint()
             lane.due = trio.current_time() + until_due
             return
@@ -181,12 +186,12 @@ class Courier:
             lane.due = trio.current_time() + self._until_due(lane.peer)
         except* (*UNREACHABLE, AuditError, RemoteProtocolError) as group:
             _log.debug("messages to %s wait: %r", lane.peer, group.exceptions[0])
-            lane.express.clear()
+            lane.drop()
             waits = max(delay(lane.attempt, self._state.random), self._until_due(lane.peer))
             lane.due = trio.current_time() + waits
             lane.attempt += 1
 
-    async def _deliver(self, lane: _Lane) -> None:
+    async def _deliver(self, lane: Lane) -> None:
         peer, limits = lane.peer, self._state.config.delivery
         async with self._dials:
             await self._seal_drafts(peer)
@@ -197,11 +202,18 @@ class Courier:
             relayed = stream.connection.limited
             current = _Round(lane, frames, limits.unanswered_relayed if relayed else limits.unanswered)
             send_results, results = trio.open_memory_channel[Result](limits.unanswered)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read_results, current, send_results)
-                nursery.start_soon(self._judge_results, current, results)
-                await self._send(current)
-                nursery.cancel_scope.cancel()
+            try:
+                lane.sending = True
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._read_results, current, send_results)
+                    nursery.start_soon(self._judge_results, current, results)
+                    await self._send(current)
+                    nursery.cancel_scope.cancel()
+            finally:
+                lane.sending = False
+                lane.queued.clear()
+                for express in current.awaited.values():
+                    express.lost()
 
     async def _seal_drafts(self, peer: PeerId) -> None:
         """RoutingError while nobody knows the key: there is nothing that could be sent."""
@@ -225,10 +237,11 @@ class Courier:
         lane, limits = current.lane, self._state.config.delivery
         while True:
             news = lane.news
-            while lane.express:
-                await current.frames.send(Deliver(lane.express.popleft()))
             await self._seal_drafts(lane.peer)
-            await self._send_rows(current)
+            self._queue_rows(current)
+            await self._send_turn(current)
+            if lane.schedule:
+                continue
             if current.on_the_way:
                 await self._await_answer(current, news)
                 continue
@@ -249,13 +262,44 @@ class Courier:
             return
         raise trio.TooSlowError
 
-    async def _send_rows(self, current: _Round) -> None:
-        state, now = self._state, self._state.now_ms()
-        sent = {one.row.number for one in current.on_the_way.values()} | state.recording
-        numbers = state.store.due(current.lane.peer, now, limit=current.unanswered)
-        numbers = [number for number in numbers if number not in sent][: current.unanswered - len(current.on_the_way)]
-        for start in range(0, len(numbers), SENT_AT_ONCE):
-            await self._send_some(current, numbers[start : start + SENT_AT_ONCE])
+    def _queue_rows(self, current: _Round) -> None:
+        """Gives what is due its place in the schedule, as far as it may be unanswered."""
+        state, lane, now = self._state, current.lane, self._state.now_ms()
+        sent = {one.row.number for one in current.on_the_way.values()} | state.recording | lane.queued
+        due = state.store.due(lane.peer, now, limit=current.unanswered)
+        room = current.unanswered - len(current.on_the_way) - len(lane.queued)
+        for row in [row for row in due if row.number not in sent][: max(0, room)]:
+            old = now - row.written_ms > BACKGROUND_MS
+            lane.queued.add(row.number)
+            lane.schedule.add(Priority.BACKGROUND if old else Priority.INTERACTIVE, row.number, row.size)
+
+    async def _send_turn(self, current: _Round) -> None:
+        """One round over the classes; rows that follow each other go together."""
+        turn = current.lane.schedule.turn(trio.current_time())
+        for item in turn.late:
+            if isinstance(item, Express):
+                item.lost()
+        numbers: list[int] = []
+        for item in turn.items:
+            if isinstance(item, int):
+                current.lane.queued.discard(item)
+                numbers.append(item)
+            if numbers and (len(numbers) == SENT_AT_ONCE or not isinstance(item, int)):
+                await self._send_some(current, numbers)
+                numbers = []
+            if isinstance(item, Slice):
+                item.may_go.set()
+            elif isinstance(item, Express):
+                await self._send_express(current, item)
+        if numbers:
+            await self._send_some(current, numbers)
+
+    async def _send_express(self, current: _Round, express: Express) -> None:
+        if express.answered is not None:
+            current.awaited[sealed_hash(express.envelope)] = express
+            if len(current.awaited) > MAX_AWAITED:
+                current.awaited.pop(next(iter(current.awaited))).lost()
+        await current.frames.send(Deliver(express.envelope))
 
     async def _send_some(self, current: _Round, numbers: Sequence[int]) -> None:
         state = self._state
@@ -293,6 +337,9 @@ class Courier:
                     return
                 if not isinstance(frame, Result):
                     raise RemoteProtocolError(f"{current.lane.peer} sent a message where results belong")
+                express = current.awaited.pop(frame.sealed_hash, None)
+                if express is not None and express.answered is not None:
+                    express.answered(frame.code)
                 if frame.sealed_hash in current.on_the_way:
                     await results.send(frame)
 
@@ -324,7 +371,7 @@ class Courier:
                 await self._judge(current.lane, one.row, message, result)
             del current.on_the_way[result.sealed_hash]
 
-    async def _judge(self, lane: _Lane, row: OutboxRow, message: StoredMessage, result: Result) -> None:
+    async def _judge(self, lane: Lane, row: OutboxRow, message: StoredMessage, result: Result) -> None:
         if result.code == Code.OK:
             await self._postpone(row, delay(row.attempt, self._state.random))
         elif result.code == Code.STORED:
@@ -336,7 +383,7 @@ class Courier:
             _log.info("%s refused message %s: code %d", lane.peer, message.id.hex(), result.code)
             await self._state.settle(message, MessageState.FAILED, code=result.code)
 
-    async def _retry(self, lane: _Lane, row: OutboxRow, result: Result) -> None:
+    async def _retry(self, lane: Lane, row: OutboxRow, result: Result) -> None:
         peer, seconds = lane.peer, delay(row.attempt, self._state.random)
         if result.code == Code.UNKNOWN_KEY:
             record = self._state.book.learn(peer, result.key_record)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from talos.errors import LimitExceeded
 from talos.identity.peer_id import PeerId
@@ -13,7 +13,16 @@ from talos.wire.pb import message_store_pb2 as pb
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["Outbox"]
+__all__ = ["Due", "Outbox"]
+
+
+class Due(NamedTuple):
+    """A message that may be sent."""
+
+    number: int
+    size: int
+    """Of what is kept of it: about its envelope."""
+    written_ms: int
 
 
 class Outbox(Table):
@@ -53,10 +62,9 @@ class Outbox(Table):
         rows = self.database.read(f"{_OUTBOX} {where} ORDER BY n LIMIT ?", *values, limit)
         return [self._outbox_row(*row) for row in rows]
 
-    def due(self, peer: PeerId, now_ms: int, *, limit: int) -> list[int]:
-        """Numbers of what may be sent to `peer` now, in order; drafts are not among it."""
-        query = "SELECT n FROM outbox WHERE peer = ? AND attempt >= 0 AND due <= ? ORDER BY n LIMIT ?"
-        return [number for (number,) in self.database.read(query, self._peer_key(peer), now_ms, limit)]
+    def due(self, peer: PeerId, now_ms: int, *, limit: int) -> list[Due]:
+        """What may be sent to `peer` now, in order; drafts are not among it."""
+        return [Due(*row) for row in self.database.read(_DUE, self._peer_key(peer), now_ms, limit)]
 
     def outbox_row(self, number: int) -> OutboxRow | None:
         rows = self.database.read(f"{_OUTBOX} WHERE n = ?", number)
@@ -105,5 +113,9 @@ class Outbox(Table):
 
 
 _OUTBOX = "SELECT n, due, attempt, expires, box FROM outbox"
+_DUE = (
+    "SELECT outbox.n, length(outbox.box), sent FROM outbox JOIN message USING (n)"
+    " WHERE outbox.peer = ? AND attempt >= 0 AND due <= ? ORDER BY outbox.n LIMIT ?"
+)
 _DRAFT = "SELECT 1 FROM outbox WHERE peer = ? AND attempt < 0 LIMIT 1"
 _OF_PEER = "WHERE peer = ? AND n > ?"

@@ -25,6 +25,7 @@ from talos.messaging.frames import PROTOCOL_ID
 from talos.messaging.guests import Guests
 from talos.messaging.intake import Intake
 from talos.messaging.keybook import KeyBook
+from talos.messaging.lane import Express
 from talos.messaging.letters import HistoryQuery, Incoming, Outgoing, incoming_of, matches
 from talos.messaging.people import Everybody
 from talos.messaging.receiver import Receiver
@@ -226,7 +227,12 @@ class Messaging:
         record = self._state.book.known(to) or await self._state.book.find(to)
         if record is None:
             raise RecipientUnknown(f"no encryption key of {to} is known")
-        self._courier.express(to, self._composer.sealed_now(to, record, message_type, content, chunk_info))
+        envelope = self._composer.sealed_now(to, record, message_type, content, chunk_info)
+        self._courier.express(to, Express(envelope))
+
+    async def pace(self, to: PeerId, size: int) -> None:
+        """Waits until so many bytes of a file may go to `to` beside the messages, by their priorities."""
+        await self._courier.pace(to, size)
 
     def outgoing(self, message_id: bytes) -> Outgoing | None:
         """A message of ours, to wait for what becomes of it; None where there is none."""
@@ -318,7 +324,7 @@ class Messaging:
         """Takes in what waits of a stranger, who is told; returns how many letters. Make it a contact first."""
         acks = await self._intake.admit(peer)
         for ack in acks:
-            self._courier.express(peer, ack)
+            self._courier.express(peer, Express(ack))
         return len(acks)
 
     async def decline(self, peer: PeerId) -> None:

@@ -22,8 +22,8 @@ from talos.messaging import WalletKeys, open_messaging
 from talos.messaging.code import AckState, MessageType
 from talos.messaging.config import DeliveryLimits, MessagingConfig, ReceiveLimits
 from talos.messaging.content import Text
-from talos.messaging.courier import MAX_EXPRESS
 from talos.messaging.handling import Received, Verdict
+from talos.messaging.lane import Express
 from talos.messaging.order import OrderLimits
 from talos.messaging.payload import MAX_CONTENT_BYTES, ChunkInfo
 from talos.messaging.store import MessageState
@@ -343,10 +343,10 @@ async def test_express_letters_have_a_limit_and_are_dropped_with_the_peer(alice:
             alice.knows(bob)
             await (await from_alice.send(bob.peer, "hello")).wait()
         courier = from_alice._courier
-        for _ in range(MAX_EXPRESS):
-            courier.express(bob.peer, b"x")
+        for _ in range(1024):
+            courier.express(bob.peer, Express(b"x"))
         with pytest.raises(LimitExceeded):
-            courier.express(bob.peer, b"x")
+            courier.express(bob.peer, Express(b"x"))
         await until(lambda: bob.peer not in courier._lanes)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -214,7 +215,8 @@ class Exchange:
                     await self._receive(transfer, frames)
             else:
                 transfer.step(TransferState.TRANSFERRING)
-                await Serving(transfer, frames, self._setting.config).run()
+                pace = partial(self._setting.messaging.pace, transfer.peer)
+                await Serving(transfer, frames, self._setting.config, pace).run()
                 await self._finisher.sent(transfer)
         except* TransferFailed as group:
             failures.append(_first(group))

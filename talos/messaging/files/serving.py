@@ -28,6 +28,8 @@ from talos.wire import varint
 from talos.wire.length_prefix import frame
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from talos.messaging.files.config import FileConfig
     from talos.messaging.files.manifest import Manifest
     from talos.messaging.files.source import Hashed
@@ -38,6 +40,7 @@ __all__ = ["Serving"]
 
 BATCH_BYTES = 2 * 1024 * 1024
 """Sealed in one go, while the batch before it is sent."""
+SLICE_BYTES = 64 * 1024
 MAX_WANTS = 4096
 HASH_BYTES = 32
 
@@ -54,11 +57,18 @@ class _Made(NamedTuple):
 class Serving:
     """One stream of one transfer; `run` is its life."""
 
-    def __init__(self, transfer: Transfer, frames: MessageStream[Frame, Frame], config: FileConfig) -> None:
+    def __init__(
+        self,
+        transfer: Transfer,
+        frames: MessageStream[Frame, Frame],
+        config: FileConfig,
+        pace: Callable[[int], Awaitable[None]],
+    ) -> None:
         assert transfer.manifest is not None, "what is sent has a list"
         self._transfer = transfer
         self._frames = frames
         self._config = config
+        self._pace = pace
         self._manifest: Manifest = transfer.manifest
         self._list = transfer.manifest.encode()
         self._before = [0, *accumulate(entry.size for entry in self._manifest.files)]
@@ -162,13 +172,21 @@ class Serving:
         transfer, furthest = self._transfer, self._transfer.progress.done
         async for batch in made:
             for data in batch.pieces:
-                await self._frames.stream.send_all(data)
+                await self._send_slices(data)
             if self._failure is not None and not batch.size:
                 raise self._failure
             self._open_bytes -= batch.size
             if batch.done > furthest:
                 furthest = batch.done
                 transfer.moved(batch.file, furthest)
+
+    async def _send_slices(self, data: bytes | memoryview) -> None:
+        """In parts, between which messages to the same peer have their turn."""
+        whole = memoryview(data)
+        for start in range(0, len(data), SLICE_BYTES):
+            part = whole[start : start + SLICE_BYTES]
+            await self._pace(len(part))
+            await self._frames.stream.send_all(part)
 
     # ------------------------------------------------------------------------------- in a thread
 

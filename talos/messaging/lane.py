@@ -1,0 +1,76 @@
+"""What waits to be sent to one peer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+import trio
+
+from talos.messaging.schedule import Schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from talos.identity.peer_id import PeerId
+
+__all__ = ["Express", "Item", "Lane", "Slice"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Express:
+    """An envelope that is not kept: an acknowledgement of reading, a chunk of a live stream."""
+
+    envelope: bytes
+    answered: Callable[[int | None], None] | None = None
+    """Told the code of the answer, or None when it was dropped, or nobody knows whether it arrived."""
+
+    def lost(self) -> None:
+        if self.answered is not None:
+            self.answered(None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slice:
+    """A part of a file that may go, on a stream of its own, when its turn comes."""
+
+    may_go: trio.Event
+
+
+Item: TypeAlias = Express | Slice | int
+"""An int is the number of a row of the outbox."""
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """One recipient for whom something waits."""
+
+    peer: PeerId
+    attempt: int = 0
+    due: float = 0.0
+    """Monotonic seconds of the next try."""
+    running: bool = False
+    superseded: float = -math.inf
+    """When its messages were last sealed anew."""
+    news: trio.Event = field(default_factory=trio.Event)
+    """Something was written, or a result came."""
+    schedule: Schedule[Item] = field(default_factory=Schedule)
+    """What goes next."""
+    sending: bool = False
+    """Whether it has a stream."""
+    queued: set[int] = field(default_factory=set)
+    """Numbers of rows in the schedule."""
+
+    def wake(self) -> None:
+        self.news.set()
+        self.news = trio.Event()
+
+    def drop(self) -> None:
+        """What waits in it is not sent; rows are in the store, and others hear of it."""
+        self.queued.clear()
+        for item in self.schedule.clear():
+            if isinstance(item, Express):
+                item.lost()
+            elif isinstance(item, Slice):
+                item.may_go.set()
