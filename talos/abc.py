@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AddressConfirmed",
+    "AddressRefuted",
     "AddressesChanged",
     "AuditEntry",
     "AuditLog",
@@ -64,6 +65,8 @@ __all__ = [
     "ProtocolId",
     "ProtocolsChanged",
     "PubSub",
+    "Reachability",
+    "ReachabilityChanged",
     "RecordStore",
     "Resource",
     "Role",
@@ -442,6 +445,28 @@ class AddressConfirmed(Event):
 
 
 @dataclass(slots=True)
+class AddressRefuted(Event):
+    """An address of ours that was confirmed can no longer be reached."""
+
+    addr: Multiaddr
+
+
+class Reachability(enum.Enum):
+    """Whether others can dial us, as far as it is known."""
+
+    UNKNOWN = "unknown"
+    PUBLIC = "public"
+    PRIVATE = "private"
+
+
+@dataclass(slots=True)
+class ReachabilityChanged(Event):
+    """What is known of our reachability is something else now."""
+
+    reachability: Reachability
+
+
+@dataclass(slots=True)
 class AddressesChanged(Event):
     """The set of addresses that we announce is another one."""
 
@@ -695,6 +720,8 @@ class Host(Protocol):
     ) -> Connection:
         """A connection to `peer`: the one there is, else a new one.
 
+        One that stands through a relay is given where no direct one can be had. `punch`: only `addrs` are dialled, all
+        at once, from the ports that are listened on, in that role above the bytes.
         Peer routing is asked only when neither `addrs` nor the peerstore has an address. `peer` None takes
         whoever answers at an address that the user typed. Concurrent callers share one dial. DialError
         carries the cause of each address. Identify may still be running on return.
@@ -719,6 +746,12 @@ class Host(Protocol):
         self, part: PeerRouting | ByteTransport | Transport, listen: Sequence[Multiaddr] = ()
     ) -> AbstractContextManager[None]:
         """Adds peer routing or a transport for the length of the block, listening where told."""
+
+    def announcing(self, addrs: Iterable[Multiaddr]) -> AbstractContextManager[None]:
+        """Tells others of further addresses of ours, relayed or mapped ones, for the length of the block."""
+
+    def keeping(self, peer: PeerId) -> AbstractContextManager[None]:
+        """Exempts the peer's connections from being trimmed, for the length of the block."""
 
     def events(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Event]]:
         """A bounded subscription; a slow reader gets `Dropped` in place of what it missed."""

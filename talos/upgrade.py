@@ -16,7 +16,7 @@ import trio
 from multiaddr import Multiaddr
 
 from talos.abc import Role, Transport
-from talos.addr import is_relayed
+from talos.addr import is_relayed, split_peer, with_peer
 from talos.errors import (
     ConfigError,
     DialError,
@@ -191,10 +191,13 @@ class Upgrade(Transport):
     ) -> AsyncIterator[Connection]:
         """As `Transport.dial`; the connection's `local_addr` is empty where the byte stream does not know it."""
         connect = self.byte_transport.dial if punch is None else self.byte_transport.punch
-        with trio.move_on_after(self.config.connect_seconds) as scope:
-            stream = await connect(addr)
+        relayed = peer is not None and is_relayed(addr)
+        # A way through a relay has connections of its own to make; whoever dials bounds the whole.
+        seconds = self.config.total_seconds if relayed else self.config.connect_seconds
+        with trio.move_on_after(seconds) as scope:
+            stream = await connect(with_peer(addr, peer) if relayed and peer is not None else addr)
         if scope.cancelled_caught:
-            raise DialError(f"{addr}: no connection within {self.config.connect_seconds:g} s")
+            raise DialError(f"{addr}: no connection within {seconds:g} s")
         attempt = _Attempt(self, stream, punch or Role.DIALER, peer, budget)
         async with attempt.connection(_local_addr(stream, _UNKNOWN_ADDR), addr) as connection:
             yield connection
@@ -348,7 +351,9 @@ class _Inbound:
         self.remote_addr = remote_addr
 
     def open(self, budget: Budget | None = None) -> AbstractAsyncContextManager[Connection]:
-        attempt = _Attempt(self._upgrade, self._stream, Role.LISTENER, None, budget)
+        # A relay says who is calling: that is who has to prove it.
+        expected = split_peer(self.remote_addr)[1] if is_relayed(self.remote_addr) else None
+        attempt = _Attempt(self._upgrade, self._stream, Role.LISTENER, expected, budget)
         return attempt.connection(_local_addr(self._stream, self._listener.addr), self.remote_addr)
 
     def refuse(self) -> None:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from talos.abc import AddressConfirmed, AddressesChanged, Event
+from talos.abc import AddressConfirmed, AddressesChanged, Event, Reachability, ReachabilityChanged
 from talos.dht.config import DhtMode, DhtScope
 
 if TYPE_CHECKING:
@@ -51,6 +51,9 @@ class Modes:
         match event:
             case AddressConfirmed(addr=addr) if self._state.in_scope((addr,)):
                 self._confirmed = True
+                self._decide()
+            case ReachabilityChanged(reachability=Reachability.PRIVATE) if self._confirmed:
+                self._confirmed = False
                 self._decide()
             case AddressesChanged():
                 self._decide()

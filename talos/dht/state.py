@@ -66,7 +66,7 @@ class DhtState:
         """Those that may be told and believed."""
         if self.config.scope is DhtScope.ANY:
             return tuple(addrs)
-        return tuple(addr for addr in addrs if is_public(addr) and not is_relayed(addr))
+        return tuple(addr for addr in addrs if is_public(addr))
 
     def addrs_of(self, peer: PeerId) -> tuple[Multiaddr, ...]:
         """Where `peer`, or we, may be dialled, as far as that may be told."""
@@ -84,7 +84,7 @@ class DhtState:
         now = trio.current_time()
         if peer in self.table:
             self.table.heard(peer, now)
-        elif self.addrs_of(peer):
+        elif any(not is_relayed(addr) for addr in self.addrs_of(peer)):
             self.table.add(peer, now, address_group(connection.remote_addr))
             if len(self.table) == 1:
                 self.no_longer_alone.set()

@@ -14,7 +14,7 @@ from talos.addr import host_port, ip_of, is_public, is_relayed, names_of, parse,
 from talos.errors import DialError, HandshakeError, LimitExceeded, NegotiationError, PeerIdMismatch, TalosError
 from talos.host import gate as gates
 from talos.host.contain import Owner, contain
-from talos.host.dial_machine import AddressGroup, Backoff, DialMachine, Rank, plan
+from talos.host.dial_machine import AddressGroup, Backoff, DialMachine, Rank, Stagger, plan
 from talos.host.trace import Trace
 from talos.transport.resolve import Resolver, ResolverConfig, needs_resolving
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["Dialer", "Wanted", "rank"]
 
 WRONG_PEER_SECONDS = 3600.0
+_ALL_AT_ONCE = Stagger(private_seconds=0.0, public_seconds=0.0, relayed_seconds=0.0)
+"""Both sides of a hole dial at the same moment."""
 
 Wanted: TypeAlias = "Callable[[HostConnection], bool]"
 """Takes a new connection, or says that nobody waits for it any more."""
@@ -61,9 +63,11 @@ class _Attempt:
 class _Dial:
     """One dial: who waits for it, what was tried, and how it ended."""
 
-    def __init__(self, peer: PeerId | None, punch: Role | None) -> None:
+    def __init__(self, peer: PeerId | None, punch: Role | None, *, direct: bool = False) -> None:
         self.peer = peer
         self.punch = punch
+        self.direct = direct or punch is not None
+        """No relay is asked: there is a relayed connection already."""
         self.scope = trio.CancelScope()
         self.over = trio.Event()
         self.waiters = 0
@@ -165,8 +169,10 @@ class Dialer:
         self._dials: dict[tuple[PeerId, Role | None], _Dial] = {}
         self._under_way: set[_Dial] = set()
 
-    async def dial(self, peer: PeerId | None, addrs: Iterable[Multiaddr], punch: Role | None) -> HostConnection:
-        """A new connection, or the one that a dial under way brings.
+    async def dial(
+        self, peer: PeerId | None, addrs: Iterable[Multiaddr], punch: Role | None, *, direct: bool = False
+    ) -> HostConnection:
+        """A new connection, or the one that a dial under way brings; `direct` asks no relay.
 
         DialError, LimitExceeded when too many dials wait, RefusedByGate.
         """
@@ -187,13 +193,15 @@ class Dialer:
                     raise
             # The others knew fewer addresses than this caller.
             dial = self._dials.get((peer, punch))
-        return await (dial or self._start(peer, addrs, punch)).join()
+        return await (dial or self._start(peer, addrs, punch, direct=direct)).join()
 
-    def _start(self, peer: PeerId | None, addrs: tuple[Multiaddr, ...], punch: Role | None) -> _Dial:
+    def _start(
+        self, peer: PeerId | None, addrs: tuple[Multiaddr, ...], punch: Role | None, *, direct: bool = False
+    ) -> _Dial:
         bound = self._bounds.parallel + self._bounds.queued
         if len(self._under_way) >= bound:
             raise LimitExceeded(f"limit of {bound} dials under way reached", limit=bound, scope="dialer", kind="dials")
-        dial = _Dial(peer, punch)
+        dial = _Dial(peer, punch, direct=direct)
         if peer is not None:
             self._dials[peer, punch] = dial
         self._under_way.add(dial)
@@ -233,7 +241,7 @@ class Dialer:
     async def _candidates(self, dial: _Dial, addrs: tuple[Multiaddr, ...]) -> list[Multiaddr]:
         """All that may be tried now, in no order; why the others may not is in `dial.causes`."""
         peer = dial.peer
-        if peer is not None:
+        if peer is not None and dial.punch is None:
             known = (*addrs, *self._peerstore.addrs(peer))
             addrs = known or await self._routed(dial, peer)
         return await self._usable(dial, addrs)
@@ -300,10 +308,13 @@ class Dialer:
         if peer is not None:
             if named is not None and named != peer:
                 raise PeerIdMismatch(peer, named)
-            if seconds := self._backoff.remaining((peer, addr), trio.current_time()):
+            seconds = self._backoff.remaining((peer, addr), trio.current_time())
+            if seconds and dial.punch is None:  # a hole is punched by trying again
                 raise DialError(f"backoff for another {seconds:.1f} s")
         if addr in self._own_addrs():
             raise DialError("an address of this node itself")
+        if dial.direct and is_relayed(addr):
+            raise DialError("not through a relay, where there is a relayed connection")
         if self._transport_for(addr) is None:
             raise DialError("no transport for such an address")
         gates.check(self._gate, GateStep.DIAL_ADDR, peer, addr, self._bus.emit)
@@ -311,7 +322,8 @@ class Dialer:
     # -- the race
 
     async def _race(self, dial: _Dial, addrs: list[Multiaddr]) -> None:
-        planned = plan(addrs, rank, self._stagger)[: self._bounds.addrs]
+        stagger = self._stagger if dial.punch is None else _ALL_AT_ONCE
+        planned = plan(addrs, rank, stagger)[: self._bounds.addrs]
         machine = DialMachine(planned, max_parallel=self._bounds.per_peer, now=trio.current_time())
         while True:
             for addr in machine.deadline_passed(trio.current_time()):
@@ -344,7 +356,7 @@ class Dialer:
         """Why `addr` failed. What the network or the peer did makes it rest."""
         dial.causes[addr] = error
         peer, now = dial.peer, trio.current_time()
-        if peer is None:
+        if peer is None or dial.punch is not None:
             return
         if isinstance(error, PeerIdMismatch):
             self._backoff.banish((peer, addr), now + WRONG_PEER_SECONDS)

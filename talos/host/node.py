@@ -21,7 +21,7 @@ from talos.abc import (
     ServiceFault,
     Transport,
 )
-from talos.addr import split_peer, with_peer
+from talos.addr import is_relayed, split_peer, with_peer
 from talos.errors import ConfigError, ConnectionCode, DialError, ListenError, LocalProtocolError, RefusedByGate
 from talos.host import gate as gates
 from talos.host import log
@@ -99,6 +99,7 @@ class Node:
         self._connections: dict[PeerId, list[HostConnection]] = {}
         self._listeners: list[ListenerTask] = []
         self._addrs: tuple[Multiaddr, ...] = ()
+        self._further: list[tuple[Multiaddr, ...]] = []
         self._own_addrs: frozenset[Multiaddr] = frozenset()
         self._trimmer = Trimmer(config.limits.manager, lambda: self.connections, self._close_soon, nursery)
         self._dialer = Dialer(
@@ -149,7 +150,15 @@ class Node:
         if peer is not None and (standing := self._best(peer, limited_ok=False)) is not None:
             await trio.lowlevel.checkpoint()
             return standing
-        return await self._dialer.dial(peer, addrs, punch)
+        relayed = None if peer is None or punch is not None else self._best(peer, limited_ok=True)
+        if relayed is None:
+            return await self._dialer.dial(peer, addrs, punch)
+        try:
+            return await self._dialer.dial(peer, addrs, None, direct=True)
+        except DialError:
+            if relayed.draining:
+                raise
+            return relayed
 
     async def open_stream(self, to: PeerId | Connection, *protocols: ProtocolId, limited_ok: bool = False) -> Stream:
         """As `abc.Host.open_stream`; a peer without a connection is dialled."""
@@ -220,6 +229,18 @@ class Node:
         """As `abc.Host.emit`."""
         self._bus.emit(event)
 
+    @contextmanager
+    def announcing(self, addrs: Iterable[Multiaddr]) -> Iterator[None]:
+        """As `abc.Host.announcing`."""
+        further = tuple(addrs)
+        self._further.append(further)
+        self._listeners_changed()
+        try:
+            yield
+        finally:
+            self._further.remove(further)
+            self._listeners_changed()
+
     def keeping(self, peer: PeerId) -> AbstractContextManager[None]:
         """Exempts the peer's connections from being trimmed, for the length of the block."""
         return self._trimmer.keeping(peer)
@@ -271,8 +292,10 @@ class Node:
         """The addresses to tell others, and those that are never dialled."""
         listened = [addr for one in self._listeners if one.addr is not None for addr in reachable_addrs(one.addr)]
         announced = listened if self.config.announce is None else self.config.announce
+        announced = [*announced, *(addr for those in self._further for addr in those)]
         addrs = tuple(dict.fromkeys(with_peer(addr, self.peer_id) for addr in announced))
-        self._own_addrs = frozenset((*listened, *(split_peer(addr)[0] for addr in addrs)))
+        own = (*listened, *(split_peer(addr)[0] for addr in addrs))
+        self._own_addrs = frozenset(addr for addr in own if not is_relayed(addr))  # others have the same relay
         if addrs != self._addrs:
             self._addrs = addrs
             self._bus.emit(AddressesChanged(addrs))
