@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
-from talos.abc import AddressConfirmed, HandlerFailed, ServiceFault
+from talos.abc import AddressConfirmed, HandlerFailed, Reachability, ReachabilityChanged, ServiceFault
 from talos.addr import parse
 from talos.errors import ConfigError, RoutingError, WalletError
 from talos.host.block import background
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from talos.messaging.files.config import FileConfig
     from talos.messaging.files.service import Files, TransferState
     from talos.messaging.service import Messaging
+    from talos.nat import Nat, NatConfig
 
 __all__ = ["Agent", "AgentConfig", "Tell", "open_agent", "open_host"]
 
@@ -93,6 +94,8 @@ class AgentConfig:
     """Whether there is a record; nothing is lent or sent without one unless that is said by hand."""
     chain: ChainConfig | None = None
     dht: DhtConfig | None = None
+    nat: NatConfig | None = None
+    """Relays, hole punching, and knowing whether others reach us."""
     gossip: GossipConfig | None = None
     gossip_driver: DriverConfig | None = None
     topics: tuple[str, ...] = ()
@@ -134,6 +137,7 @@ class Agent:
     audit: AuditLog | None = None
     """The record of what happens; None where it is off."""
     dht: Dht | None = None
+    nat: Nat | None = None
     gossip: Gossip | None = None
     mdns: MdnsService | None = None
     messaging: Messaging | None = None
@@ -145,7 +149,7 @@ class Agent:
     """Unix seconds."""
     weakened: list[str] = field(default_factory=list)
     reachability: str | None = None
-    """`public` once an address of ours is confirmed; None: not yet known."""
+    """`public` or `private`; None: not yet known."""
     faults: int = 0
     """Handlers and services that raised and were contained."""
 
@@ -178,6 +182,7 @@ class Agent:
         """What the services say of themselves, by the fields of the kind `status`; None for one that is off."""
         return {
             "dht": asdict(self.dht.status()) if self.dht else None,
+            "relay": self.nat.status() if self.nat else None,
             "gossip": self.gossip.status() if self.gossip else None,
             "chain": self.chain.status() if self.chain else None,
             "outbox": self.messaging.status()["outbox"] if self.messaging else None,
@@ -190,7 +195,10 @@ class Agent:
         if isinstance(event, HandlerFailed | ServiceFault):
             self.faults += not is_expected_end(event.exception)
         elif isinstance(event, AddressConfirmed):
-            self.reachability = "public"
+            self.reachability = Reachability.PUBLIC.value
+        elif isinstance(event, ReachabilityChanged):
+            known = event.reachability is not Reachability.UNKNOWN
+            self.reachability = event.reachability.value if known else None
 
 
 @asynccontextmanager
@@ -217,6 +225,10 @@ async def _open_services(stack: AsyncExitStack, agent: Agent) -> None:
         from talos.dht import open_dht
 
         agent.dht = await stack.enter_async_context(open_dht(node, config.dht, store=config.home.path / "dht.db"))
+    if config.nat is not None:
+        from talos.nat import open_nat
+
+        agent.nat = await stack.enter_async_context(open_nat(node, config.nat, agent.dht))
     if config.gossip is not None:
         from talos.gossip import open_gossip
 

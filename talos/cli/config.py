@@ -30,6 +30,7 @@ __all__ = [
     "McpConfig",
     "MessagesConfig",
     "NodeConfig",
+    "RelayConfig",
     "listen_addrs",
     "load",
 ]
@@ -76,6 +77,29 @@ class DhtConfig:
     def __post_init__(self) -> None:
         _one_of("mode", self.mode, "auto", "client", "server")
         _one_of("network", self.network, "talos", "ipfs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayConfig:
+    """`[relay]`"""
+
+    use: str = "auto"
+    """Whether we are reached through relays: `auto` when others cannot dial us, `always`, or `never`."""
+    relays: tuple[str, ...] = ()
+    """Those to use before any other: tickets, or multiaddrs that end in `/p2p/…`."""
+    serve: bool = False
+    """Whether we relay for others, and tell those who ask whether they can be dialled."""
+    reservations: int = 128
+    """How many others may be reached through us."""
+    seconds: int = 120
+    """How long one connection through us may last; 0: without an end."""
+    bytes: int = 131_072
+    """How much it may carry each way; 0: without an end."""
+
+    def __post_init__(self) -> None:
+        _one_of("use", self.use, "auto", "always", "never")
+        if self.reservations < 1 or self.seconds < 0 or self.bytes < 0:
+            raise ValueError("reservations is 1 and more, seconds and bytes are 0 and more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +196,7 @@ class Config:
 
     node: NodeConfig = NodeConfig()
     dht: DhtConfig = DhtConfig()
+    relay: RelayConfig = RelayConfig()
     gossip: GossipConfig = GossipConfig()
     messages: MessagesConfig = MessagesConfig()
     files: FilesConfig = FilesConfig()

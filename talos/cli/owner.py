@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from talos.mdns import MdnsConfig
     from talos.messaging.config import MessagingConfig
     from talos.messaging.files.config import FileConfig
+    from talos.nat import NatConfig
 
 __all__ = ["Start", "bootstrap_addrs", "dht_config", "notify_ready", "own"]
 
@@ -177,6 +178,7 @@ def _agent_config(session: Session, keys: HomeKeys, start: Start) -> AgentConfig
         audit=start.audit,
         chain=chain_config(settings, session.contacts()),
         dht=dht_config(settings, asks_only=start.ephemeral, bootstrap=start.bootstrap, contacts=session.contacts()),
+        nat=nat_config(settings, asks_only=start.ephemeral, contacts=session.contacts()),
         gossip=GossipConfig(),
         gossip_driver=DriverConfig(protocols=_gossip_protocols(settings)),
         topics=() if start.ephemeral else settings.gossip.topics,
@@ -211,6 +213,26 @@ def dht_config(
         scope=DhtScope.PUBLIC if public else DhtScope.ANY,
         mode=DhtMode.CLIENT if asks_only else DhtMode(settings.dht.mode),
         bootstrap=bootstrap_addrs((*bootstrap, *settings.node.bootstrap), contacts),
+    )
+
+
+def nat_config(settings: Config, *, asks_only: bool, contacts: Contacts | None = None) -> NatConfig:
+    """Of `[relay]`. A node that lives for one command is not waited for: it only dials."""
+    from talos.autonat import AutonatConfig, AutonatServerConfig
+    from talos.nat import NatConfig
+    from talos.relay import AutoRelayConfig, RelayLimits
+
+    relay = settings.relay
+    serves = relay.serve and not asks_only
+    reserves = relay.use != "never" and not asks_only
+    limits = RelayLimits(reservations=relay.reservations, circuit_seconds=relay.seconds, circuit_bytes=relay.bytes)
+    return NatConfig(
+        reserve=AutoRelayConfig(relays=bootstrap_addrs(relay.relays, contacts), always=relay.use == "always")
+        if reserves
+        else None,
+        ask=None if asks_only else AutonatConfig(),
+        relay=limits if serves else None,
+        answer=AutonatServerConfig() if serves else None,
     )
 
 

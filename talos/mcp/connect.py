@@ -12,6 +12,7 @@ import trio
 from talos.errors import AuditError, DialError, RemoteProtocolError, TalosError
 from talos.host.block import background
 from talos.mcp.desk import FIRST_REQUEST_SECONDS, READ_BYTES, Desk, answer_and_leave, messages
+from talos.mcp.direct import direct_connection
 from talos.mcp.endings import McpExit, Owed, of_closed, of_error, of_refusal
 from talos.mcp.event import Opened, Refused
 from talos.mcp.flight import Code, Flight
@@ -65,6 +66,8 @@ class McpConnectConfig:
     """For finding and reaching the peer."""
     relay: bool = True
     """Whether a relayed connection will do."""
+    direct_seconds: float = 10.0
+    """How long a direct way is waited for where there is a relayed one, which its relay may cut."""
     audit: str = "calls"
     """`calls`: entries are queued before their line goes on; `each`: durable before; `off`."""
     audit_content: Literal["hash", "args", "full"] = "hash"
@@ -281,6 +284,8 @@ class _Client:
         config = self._config
         with trio.move_on_after(config.connect_timeout):
             connection = await self._host.connect(config.peer, config.addrs)
+            if connection.limited and config.relay:
+                connection = await direct_connection(self._host, connection, config.direct_seconds)
             return await self._host.open_stream(connection, PROTOCOL_ID, limited_ok=config.relay)
         raise DialError(f"no answer in {config.connect_timeout:g} seconds")
 

@@ -26,15 +26,20 @@ DEFAULT_HOME = "~/.talos-server"
 @click.option("--port", type=click.IntRange(0, 65_535), default=DEFAULT_PORT, show_default=True, metavar="P")
 @click.option("--listen", "addrs", multiple=True, metavar="MULTIADDR", help="where to listen instead; repeatable")
 @click.option("--bootstrap", multiple=True, metavar="WHO", help="another such server; repeatable")
+@click.option("--relay", is_flag=True, help="relay for peers behind NATs, within [relay]'s limits")
 @passphrase_options
-def server(session: Session, *, port: int, addrs: tuple[str, ...], bootstrap: tuple[str, ...]) -> int:
+def server(session: Session, *, port: int, addrs: tuple[str, ...], bootstrap: tuple[str, ...], relay: bool) -> int:
     from talos.cli.session import HOME_VARIABLE
 
     if session.data_dir is None and not os.environ.get(HOME_VARIABLE):
         session.data_dir = DEFAULT_HOME
     _ensure_identity(session)
     settings = config.load(session.home)
-    settings = replace(settings, dht=replace(settings.dht, mode="server"))
+    settings = replace(
+        settings,
+        dht=replace(settings.dht, mode="server"),
+        relay=replace(settings.relay, use="never", serve=relay or settings.relay.serve),
+    )
     logs.configure("debug" if session.debug else "info" if session.verbose else "warning")
     with session.owning():
         from talos.cli.owner import Start, own

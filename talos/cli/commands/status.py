@@ -9,6 +9,7 @@ import click
 
 from talos.cli.exits import Failure
 from talos.cli.frame import command
+from talos.cli.output import short
 from talos.errors import WalletError
 from talos.identity.wallet import public_identity
 
@@ -21,7 +22,7 @@ __all__ = ["status"]
 
 WATCH_SECONDS = 2.0
 AGENT_KNOWS = (
-    "pid", "started", "version", "uptime_ms", "ephemeral", "reachability", "dht", "gossip", "chain", "outbox",
+    "pid", "started", "version", "uptime_ms", "ephemeral", "reachability", "dht", "relay", "gossip", "chain", "outbox",
     "transfers", "mcp",
 )  # fmt: skip
 UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
@@ -61,6 +62,12 @@ def _tell(session: Session, found: Mapping[str, Any]) -> None:
         session.out.line(f"{found['identity']['name']}  {found['identity']['peer_id']}  pid {found['pid']}")
         for addr in found["addrs"]:
             session.out.line(f"  {addr}")
+    relay = found["relay"]
+    if relay and relay["relays"]:
+        session.out.line(f"reached through {len(relay['relays'])} relays: {', '.join(map(short, relay['relays']))}")
+    if relay and relay["serving"]:
+        serving = relay["serving"]
+        session.out.line(f"relaying for {serving['reservations']} peers, {serving['circuits']} circuits open")
     for weak in found["weakened"]:
         session.out.warn(weak)
     if found["faults"]:
