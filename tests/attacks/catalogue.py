@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "attacks.md"
 OTHERS = (HERE.parent / "simulation" / "test_gossip.py",)
 """Tests of rows that need more nodes than a process holds."""
-_NUMBERS = re.compile(r"(?<=_)(?:tr|mx|dh|gs|da|nd)\d\d(?=_)")
+_NUMBERS = re.compile(r"(?<=_)(?:tr|mx|dh|gs|nt|da|nd)\d\d(?=_)")
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,18 @@ ROWS = [
     ),
     Row("GS10", "does not read what it subscribed to", "drops for that peer only, counted"),
     Row("GS11", "random bytes, topics that are no text, junk keys, what makes a validator raise", "reset or Reject"),
+    Row(
+        "NT01", "a relay's 129th reservation, the 9th of an address, two of one peer", "RESERVATION_REFUSED; one stands"
+    ),
+    Row("NT02", "131,073 bytes, or 121 s, on a circuit", "both legs are reset"),
+    Row("NT03", "circuits to nobody, to oneself, nested", "NO_RESERVATION, PERMISSION_DENIED; not asked for at all"),
+    Row(
+        "NT04",
+        "AutoNAT is asked to dial a victim, or a private address",
+        "30 to 100 kB first, 12 a minute; private ones are refused",
+    ),
+    Row("NT05", "two real NATs; a symmetric pair", "a direct connection in 3 tries at most; the relay carries on"),
+    Row("NT06", "a relay alters what passes", "the inner connection ends, nothing false is delivered"),
     Row("DA01", "replays a letter, also after a restart", "kept and recorded once, acknowledged each time"),
     Row("DA02", "sends another letter under the id of one", "ID_CONFLICT, the first one stays"),
     Row("DA03", "letters of 10 minutes ahead, 16 days ago, of the years 1970 and 2^64", "BAD_TIMESTAMP; BAD_PAYLOAD"),
