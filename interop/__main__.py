@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from interop import dht_cells, gossip_cells, report
+from interop import dht_cells, gossip_cells, nat_cells, relay_cells, report
 from interop.adapters import ROOT, prepare
 from interop.cells import run_cells
 from interop.matrix import OURS, PEERS, load
@@ -49,7 +49,7 @@ async def main(options: argparse.Namespace) -> int:
     cells = matrix.select(peers, options.cells)
     networks = [
         cell
-        for cell in (*dht_cells.cells(), *gossip_cells.cells())
+        for cell in (*dht_cells.cells(), *gossip_cells.cells(), *relay_cells.cells(), *nat_cells.cells())
         if (cell.peer in peers or cell.peer == MIXED) and options.cells in cell.name
     ]
     if options.list:

@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from interop.adapters import Adapters
     from interop.process import Adapter
 
-__all__ = ["DEADLINE_SECONDS", "STACK", "Fleet", "NetworkCell", "Run", "run_network_cells"]
+__all__ = ["DEADLINE_SECONDS", "STACK", "CellSkipped", "Fleet", "NetworkCell", "Run", "run_network_cells"]
 
 STACK = "tcp/noise/yamux"
 DEADLINE_SECONDS = 240.0
 PARALLEL = 2
 STARTS_AT_ONCE = 3
 MIXED = "all"
+
+
+class CellSkipped(Exception):
+    """This machine cannot run the cell; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +44,24 @@ class NetworkCell:
     """One network and what is asked of it."""
 
     kind: str
-    """`dht` or `gossip`."""
+    """`dht`, `gossip`, `relay`, `punch` or `autonat`."""
     dialer: str
     listener: str
     run: Callable[[Run], Awaitable[None]]
     """Raises PeerFailed when what came out is not what had to."""
     stack: str = STACK
+    via: str = ""
+    """Who relays between the two."""
 
     @property
     def name(self) -> str:
-        return f"{self.kind} {self.dialer}->{self.listener}"
+        through = f" via {self.via}" if self.via else ""
+        return f"{self.kind} {self.dialer}->{self.listener}{through}"
 
     @property
     def peer(self) -> str:
         """The end that is not Talos; `all` for a mixed network."""
-        return self.listener if self.dialer == OURS else self.dialer
+        return next((name for name in (self.listener, self.dialer, self.via) if name not in (OURS, "")), OURS)
 
 
 async def run_network_cells(
@@ -96,6 +103,8 @@ async def _run(cell: NetworkCell, adapters: Adapters) -> Outcome:
             await cell.run(Run(adapters.ready, outcome.results))
         except* PeerFailed as failures:
             outcome.failed = str(_leaf(failures))
+        except* CellSkipped as skipped:
+            outcome.skipped = str(_leaf(skipped))
     if deadline.cancelled_caught:
         finished = ", ".join(outcome.results) or "nothing"
         outcome.failed = f"not done within {DEADLINE_SECONDS:.0f} s; finished: {finished}"

@@ -103,14 +103,14 @@ async def _asked(connection: Connection) -> bool:
 async def echo(task: Task) -> dict[str, Any]:
     connection = await task.connect()
     start = time.perf_counter()
-    await _echoed(await task.host.open_stream(connection, ECHO), task.bytes)
+    await _echoed(await task.host.open_stream(connection, ECHO, limited_ok=True), task.bytes)
     return {"bytes": task.bytes, "ok": True, "seconds": time.perf_counter() - start}
 
 
 def serve_echo(host: Host) -> None:
     """Mounts the echo of the contract."""
 
-    @host.handle(ECHO)
+    @host.handle(ECHO, limited=True)
     async def echo(stream: Stream) -> None:
         while data := await stream.receive_some(RECEIVE_BYTES):
             await stream.send_all(data)

@@ -17,23 +17,25 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from interop import broadcast, kad
+from interop import broadcast, kad, nat
 from interop.operations import OPERATIONS, Task, serve_echo
 from interop.stack import LISTEN, node_config
 from talos import open_host
 from talos.abc import PeerIdentified
-from talos.addr import parse
+from talos.addr import is_relayed, parse
 from talos.dht import DhtMode
 from talos.errors import ConfigError, TalosError
 from talos.identity.peer_id import PeerId
 from talos.program import run
+from talos.relay import open_circuit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from multiaddr import Multiaddr
 
-    from talos.abc import Event, Host
+    from talos.abc import Event
+    from talos.host.node import Node
 
 MEMORY = "memory"
 GOSSIP = "gossip"
@@ -51,7 +53,7 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     listening.add_argument("--bootstrap", metavar="MULTIADDR", action="append", default=[])
     dialing = commands.add_parser("dial", help="run one operation, print one JSON object")
     dialing.add_argument("addr", metavar="MULTIADDR")
-    dialing.add_argument("operation", choices=[*OPERATIONS, *kad.OPERATIONS, GOSSIP])
+    dialing.add_argument("operation", choices=[*OPERATIONS, *kad.OPERATIONS, *nat.OPERATIONS, GOSSIP])
     dialing.add_argument("words", nargs="*", help="of a DHT operation")
     holding = commands.add_parser("hold", help="keep connections open until stdin closes")
     holding.add_argument("addr", metavar="MULTIADDR")
@@ -63,6 +65,9 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
         command.add_argument("--listen", metavar="MULTIADDR")
         command.add_argument("--dht", metavar="ID", default="")
         command.add_argument("--gossip", metavar="TOPIC", default="")
+    for flag in ("--relay", "--punch", "--autonat"):
+        listening.add_argument(flag, action="store_true")
+    listening.add_argument("--via", metavar="MULTIADDR", default="")
     for command in (dialing, holding, networking):
         command.add_argument("--count", type=_natural, default=1)
     for command in (dialing, networking):
@@ -80,7 +85,7 @@ def _natural(text: str) -> int:
 
 
 @asynccontextmanager
-async def serving(stack: str, listen: str | None) -> AsyncIterator[Host]:
+async def serving(stack: str, listen: str | None) -> AsyncIterator[Node]:
     """A node that listens and serves everything that the contract names."""
     listen = listen or LISTEN.get(stack.partition("/")[0])
     if listen is None:
@@ -107,7 +112,7 @@ async def listen(options: argparse.Namespace) -> None:
             await stack.enter_async_context(kad.joined_dht(host, options.dht, DhtMode.SERVER, options.bootstrap))
         else:
             await broadcast.connected(host, options.bootstrap)
-        for addr in host.addrs:
+        for addr in await stack.enter_async_context(nat.behind_nat(host, options)):
             print(addr)
         print("ready", flush=True)
         if options.gossip:
@@ -137,6 +142,9 @@ async def dial(options: argparse.Namespace) -> None:
     if options.gossip and options.operation == GOSSIP:
         print(json.dumps(await broadcast.publish(options)), flush=True)
         return
+    if options.operation in nat.OPERATIONS:
+        print(json.dumps(await nat.operate(options, *target_of(options.addr))), flush=True)
+        return
     if options.operation not in OPERATIONS or options.words:
         raise ConfigError(f"{options.operation} needs --dht or --gossip, or takes no words")
     peer, addr = target_of(options.addr)
@@ -144,6 +152,8 @@ async def dial(options: argparse.Namespace) -> None:
         if options.stack.partition("/")[0] == MEMORY:
             await stack.enter_async_context(serving(options.stack, str(addr)))
         host = await stack.enter_async_context(open_host(node_config(options.stack)))
+        if is_relayed(addr):
+            await stack.enter_async_context(open_circuit(host))
         names = ("count", "bytes", "write", "concurrency", "up", "down")
         task = Task(host=host, peer=peer, addr=addr, **{name: getattr(options, name) for name in names})
         before = time.process_time()

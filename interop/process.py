@@ -57,12 +57,15 @@ class Adapter:
     cwd: Path | None = None
 
     def arguments(self, *words: str, **options: object) -> list[str]:
-        """The command with `words`, then each option as `--name value`, a list's as often as it has members."""
+        """The command with `words`, then each option as `--name value`.
+
+        A list's as often as it has members; one that is true by its name alone.
+        """
         named = [
             part
             for name, value in options.items()
             for each in (value if isinstance(value, list) else [value])
-            for part in (f"--{name}", str(each))
+            for part in ((f"--{name}",) if each is True else (f"--{name}", str(each)))
         ]
         return [*self.command, *words, *named]
 

@@ -55,7 +55,10 @@ func layers(stack string) ([]libp2p.Option, error) {
 }
 
 // openHost starts a host with exactly one stack; without an address it only dials.
-func openHost(stack, listen string) (host.Host, error) {
+func openHost(stack, listen string, more ...libp2p.Option) (host.Host, error) {
+	if len(more) == 0 {
+		more = relayed(false)
+	}
 	opts, err := layers(stack)
 	if err != nil {
 		return nil, err
@@ -66,14 +69,13 @@ func openHost(stack, listen string) (host.Host, error) {
 		libp2p.UserAgent(agent()),
 		libp2p.DisableRelay(),
 		libp2p.DisableMetrics(),
-		libp2p.DisableIdentifyAddressDiscovery(),
 	)
 	if listen == "" {
 		opts = append(opts, libp2p.NoListenAddrs)
 	} else {
 		opts = append(opts, libp2p.ListenAddrStrings(listen))
 	}
-	return libp2p.New(opts...)
+	return libp2p.New(append(opts, more...)...)
 }
 
 // agent names the library, where it would name this program by itself.

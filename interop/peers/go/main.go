@@ -14,6 +14,7 @@ import (
 	dht "github.com/libp2p/go-libp2p-kad-dht"
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
@@ -25,6 +26,8 @@ type options struct {
 	bootstrap                                  []peer.AddrInfo
 	count, bytes, write, concurrency, up, down uint64
 	publish, size, nodes                       uint64
+	relay, punch, autonat                      bool
+	via                                        string
 }
 
 // parse reads flags that may stand before, between and after the positional words.
@@ -45,6 +48,10 @@ func parse(args []string) (options, []string, error) {
 	flags.Uint64Var(&o.publish, "publish", 1, "")
 	flags.Uint64Var(&o.size, "size", 1024, "")
 	flags.Uint64Var(&o.nodes, "nodes", 10, "")
+	flags.BoolVar(&o.relay, "relay", false, "")
+	flags.BoolVar(&o.punch, "punch", false, "")
+	flags.BoolVar(&o.autonat, "autonat", false, "")
+	flags.StringVar(&o.via, "via", "", "")
 	flags.Func("bootstrap", "", func(text string) error {
 		info, err := peer.AddrInfoFromString(text)
 		if err == nil {
@@ -66,12 +73,15 @@ func parse(args []string) (options, []string, error) {
 }
 
 func listen(o options) error {
-	h, err := openHost(o.stack, o.listen)
+	h, err := openHost(o.stack, o.listen, relayed(o.punch)...)
 	if err != nil {
 		return err
 	}
 	defer h.Close()
 	serve(h)
+	if err := serveNat(h, o); err != nil {
+		return err
+	}
 	heard, err := services(context.Background(), h, o)
 	if err != nil {
 		return err
@@ -79,6 +89,11 @@ func listen(o options) error {
 	addrs, err := peer.AddrInfoToP2pAddrs(&peer.AddrInfo{ID: h.ID(), Addrs: h.Addrs()})
 	if err != nil {
 		return err
+	}
+	if o.via != "" {
+		if addrs, err = reserved(context.Background(), h, o.via); err != nil {
+			return err
+		}
 	}
 	for _, addr := range addrs {
 		fmt.Println(addr)
@@ -154,12 +169,17 @@ func dial(o options, address, name string) error {
 	if err != nil {
 		return err
 	}
-	h, err := openHost(o.stack, "")
+	listen := ""
+	if name == "direct" || name == "reachable" {
+		listen = o.listen
+	}
+	h, err := openHost(o.stack, listen, relayed(name == "direct")...)
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	return told(func() (result, error) { return operation(context.Background(), h, *info, o) })
+	ctx := network.WithAllowLimitedConn(context.Background(), "interop")
+	return told(func() (result, error) { return operation(ctx, h, *info, o) })
 }
 
 func cpuSeconds() (float64, error) {

@@ -36,6 +36,8 @@ var operations = map[string]func(context.Context, host.Host, peer.AddrInfo, opti
 	"handshakes": handshakes,
 	"streams":    streams,
 	"rtt":        rtt,
+	"direct":     direct,
+	"reachable":  reachable,
 }
 
 func millis(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e6 }

@@ -13,7 +13,7 @@ const PING_SIZE = 32
 const now = () => performance.now()
 const seconds = (since) => (now() - since) / 1000
 // A stream option bag: the shipped limit is 64 outbound streams a protocol.
-const MANY = { maxOutboundStreams: 100_000 }
+const MANY = { maxOutboundStreams: 100_000, runOnLimitedConnection: true }
 
 export async function ping (node, address, { count }) {
   const connection = await node.dial(address)

@@ -5,7 +5,8 @@ import { parseArgs } from 'node:util'
 import { multiaddr } from '@multiformats/multiaddr'
 import { dhtNetwork, dhtOperations, dhtService, joined, openDht } from './dht.js'
 import { gossip, gossipNetwork, gossipService, tell } from './gossip.js'
-import * as operations from './operations.js'
+import { direct, natServices, reserved } from './nat.js'
+import * as basic from './operations.js'
 import { openNode } from './stack.js'
 
 const DEFAULTS = {
@@ -19,12 +20,14 @@ const DEFAULTS = {
   down: '0',
   dht: '',
   gossip: '',
+  via: '',
   publish: '1',
   size: '1024',
   nodes: '10'
 }
 const NUMBERS = ['count', 'bytes', 'write', 'concurrency', 'up', 'down', 'publish', 'size', 'nodes']
 const GOODBYE_MS = 1000
+const operations = { ...basic, direct }
 
 function natural (name, text) {
   const value = Number(text)
@@ -37,16 +40,20 @@ function natural (name, text) {
 async function listen (options) {
   const services = {
     ...(options.dht === '' ? {} : dhtService(options.dht, true)),
-    ...(options.gossip === '' ? {} : gossipService())
+    ...(options.gossip === '' ? {} : gossipService()),
+    ...natServices(options)
   }
-  const node = await openNode({ stack: options.stack, listen: [options.listen], services })
+  const listen = [options.listen, ...(options.via === '' ? [] : [`${options.via}/p2p-circuit`])]
+  const node = await openNode({ stack: options.stack, listen, services })
   const bootstrap = options.bootstrap.map((text) => multiaddr(text))
   if (options.dht !== '') {
     await joined(node, bootstrap)
   } else {
     await Promise.all(bootstrap.map((address) => node.dial(address)))
   }
-  for (const address of node.getMultiaddrs()) {
+  // With AutoNAT a public address is told to nobody before others have confirmed it.
+  const told = options.autonat ? [`${options.listen}/p2p/${node.peerId}`] : node.getMultiaddrs()
+  for (const address of options.via === '' ? told : await reserved(node)) {
     process.stdout.write(`${address}\n`)
   }
   process.stdout.write('ready\n')
@@ -75,7 +82,13 @@ async function dial (options, numbers, address, name) {
   if (operation == null) {
     throw new Error(`no operation "${name}"`)
   }
-  const node = await openNode({ stack: options.stack, identifyAtOnce: name !== 'identify' })
+  const punch = name === 'direct'
+  const node = await openNode({
+    stack: options.stack,
+    identifyAtOnce: name !== 'identify',
+    listen: punch ? [options.listen] : [],
+    services: natServices({ punch })
+  })
   await told(async () => await operation(node, multiaddr(address), numbers), async () => await node.stop())
 }
 
@@ -95,6 +108,9 @@ async function main () {
     allowPositionals: true,
     options: {
       ...Object.fromEntries(Object.entries(DEFAULTS).map(([name, value]) => [name, { type: 'string', default: value }])),
+      relay: { type: 'boolean', default: false },
+      punch: { type: 'boolean', default: false },
+      autonat: { type: 'boolean', default: false },
       bootstrap: { type: 'string', multiple: true, default: [] }
     }
   })

@@ -1,5 +1,6 @@
 // The node: stacks, limits and the services of the contract.
 
+import { circuitRelayTransport } from '@libp2p/circuit-relay-v2'
 import { identify } from '@libp2p/identify'
 import { mplex } from '@libp2p/mplex'
 import { noise } from '@libp2p/noise'
@@ -43,7 +44,7 @@ function layers (stack) {
     throw new Error(`a stack is TRANSPORT/SECURITY/MUXER or quic-v1, not "${stack}"`)
   }
   return {
-    transports: [pick(TRANSPORTS, transport, 'transport')()],
+    transports: [pick(TRANSPORTS, transport, 'transport')(), circuitRelayTransport()],
     connectionEncrypters: [pick(SECURITY, security, 'security')()],
     // As shipped: mplex closes a connection that opens more than 5 streams a second.
     streamMuxers: [pick(MUXERS, muxer, 'muxer')(muxer === 'mplex' ? { disconnectThreshold: MANY } : {})]
@@ -67,7 +68,7 @@ export async function openNode ({ stack, listen = [], identifyAtOnce = true, ser
       ...services
     }
   })
-  const many = { maxInboundStreams: MANY, maxOutboundStreams: MANY }
+  const many = { maxInboundStreams: MANY, maxOutboundStreams: MANY, runOnLimitedConnection: true }
   await node.handle(ECHO, serve(echo), many)
   await node.handle(PERF, serve(perf), many)
   return node

@@ -3,6 +3,7 @@
 mod dht;
 mod gossip;
 mod hex;
+mod nat;
 mod node;
 mod operations;
 mod serve;
@@ -17,6 +18,7 @@ pub type Failure = Box<dyn Error + Send + Sync>;
 
 const USAGE: &str = "usage: listen [--stack S] [--listen ADDR] | dial ADDR [--stack S] OPERATION \
                      [options]; each with --dht ID or --gossip TOPIC";
+const FLAGS: [&str; 3] = ["relay", "punch", "autonat"];
 const LOOPBACK: &str = "/ip4/127.0.0.1/tcp/0";
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -38,6 +40,7 @@ impl Options {
                 Some(name) => {
                     let (name, value) = match name.split_once('=') {
                         Some((name, value)) => (name.to_owned(), value.to_owned()),
+                        None if FLAGS.contains(&name) => (name.to_owned(), String::new()),
                         None => (
                             name.to_owned(),
                             args.next().ok_or(format!("{arg} takes a value"))?,
@@ -73,6 +76,12 @@ impl Options {
                 .transpose()?
                 .map(|id| (id, mode)),
             topic: self.named.get("gossip").cloned(),
+            nat: nat::Nat {
+                relay: self.named.contains_key("relay"),
+                punch: self.named.contains_key("punch"),
+                serve_autonat: self.named.contains_key("autonat"),
+                ask_autonat: false,
+            },
         })
     }
 }
@@ -81,7 +90,10 @@ async fn listen(options: &Options) -> Result<(), Failure> {
     let stack = options.text("stack", "tcp/noise/yamux");
     let services = options.services(kad::Mode::Server)?;
     let mut node = node::Node::open(stack, ping::Config::new(), services.clone())?;
-    let addrs = node.listen(options.text("listen", LOOPBACK)).await?;
+    let mut addrs = node.listen(options.text("listen", LOOPBACK)).await?;
+    if let Some(via) = options.named.get("via") {
+        addrs = nat::reserve(&mut node, via).await?;
+    }
     match &services.dht {
         Some((id, _)) => {
             dht::join(&mut node, id, &options.bootstrap).await?;
@@ -119,10 +131,13 @@ async fn dial(
         "ping" | "rtt" | "reconnect" => ping::Config::new().with_interval(Duration::ZERO),
         _ => ping::Config::new(),
     };
-    let services = options.services(kad::Mode::Client)?;
+    let mut services = options.services(kad::Mode::Client)?;
+    services.nat.punch = operation == "direct";
+    services.nat.ask_autonat = operation == "reachable";
+    let listens = services.nat.punch || services.nat.ask_autonat;
     let mut node = node::Node::open(stack, pings, services.clone())?;
     let address: Multiaddr = address.parse()?;
-    if services.dht.is_some() || services.topic.is_some() {
+    if services.dht.is_some() || services.topic.is_some() || listens {
         node.listen(options.text("listen", LOOPBACK)).await?;
     }
     let before = cpu_seconds()?;

@@ -7,11 +7,11 @@ use futures::{
     future::{Either, select},
 };
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, gossipsub, identify,
+    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, autonat, dcutr, gossipsub, identify,
     identity::Keypair,
     kad,
     multiaddr::Protocol,
-    noise, ping,
+    noise, ping, relay,
     swarm::{NetworkBehaviour, SwarmEvent, behaviour::toggle::Toggle, dial_opts::DialOpts},
     tcp, tls, yamux,
 };
@@ -19,7 +19,11 @@ use libp2p_mplex as mplex;
 use libp2p_stream as stream;
 use tokio::task::JoinHandle;
 
-use crate::{Failure, gossip, serve};
+use crate::{
+    Failure, gossip,
+    nat::{self, Nat},
+    serve,
+};
 
 /// The shipped limit closes a connection that is idle for 10 s.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -34,6 +38,11 @@ pub struct Behaviour {
     serve: serve::Behaviour,
     kad: Toggle<kad::Behaviour<kad::store::MemoryStore>>,
     gossip: Toggle<gossipsub::Behaviour>,
+    relay_client: relay::client::Behaviour,
+    relay: Toggle<relay::Behaviour>,
+    dcutr: Toggle<dcutr::Behaviour>,
+    autonat_server: Toggle<autonat::v2::server::Behaviour>,
+    autonat_client: Toggle<autonat::v2::client::Behaviour>,
 }
 
 /// What a node does beside the plain services.
@@ -41,6 +50,7 @@ pub struct Behaviour {
 pub struct Services {
     pub dht: Option<(StreamProtocol, kad::Mode)>,
     pub topic: Option<String>,
+    pub nat: Nat,
 }
 
 pub struct Node {
@@ -71,7 +81,9 @@ impl Node {
     /// A node always pings its peers: rust-libp2p cannot only answer pings.
     pub fn open(stack: &str, ping: ping::Config, services: Services) -> Result<Self, Failure> {
         let dht = services.dht.as_ref().map(|(id, _)| id.clone());
-        let behaviour = move |key: &Keypair| -> Result<Behaviour, Failure> {
+        let behaviour = move |key: &Keypair,
+                              relay_client: relay::client::Behaviour|
+              -> Result<Behaviour, Failure> {
             let topic = services.topic.as_deref();
             let gossip = topic
                 .map(|topic| gossip::behaviour(key, topic))
@@ -90,6 +102,11 @@ impl Node {
                     .map(|dht| kademlia(key.public().to_peer_id(), dht))
                     .into(),
                 gossip: gossip.into(),
+                relay_client,
+                relay: services.nat.relay(key).into(),
+                dcutr: services.nat.dcutr(key).into(),
+                autonat_server: services.nat.autonat_server().into(),
+                autonat_client: services.nat.autonat_client().into(),
             })
         };
         // Each stack has a type of its own, so the builder is written out once per stack.
@@ -98,6 +115,7 @@ impl Node {
                 SwarmBuilder::with_new_identity()
                     .with_tokio()
                     .with_tcp(tcp::Config::default().nodelay(true), $security, $muxer)?
+                    .with_relay_client($security, $muxer)?
                     .with_behaviour(behaviour)?
                     .with_swarm_config(|config| {
                         config
@@ -107,12 +125,18 @@ impl Node {
                     .build()
             };
         }
+        let yamux = || {
+            many_streams(|config: &mut yamux::Config| {
+                config.set_max_num_streams(STREAMS);
+            })
+        };
         // QUIC brings its own security and streams.
         macro_rules! quic {
             () => {
                 SwarmBuilder::with_new_identity()
                     .with_tokio()
                     .with_quic()
+                    .with_relay_client(noise::Config::new, yamux())?
                     .with_behaviour(behaviour)?
                     .with_swarm_config(|config| {
                         config
@@ -122,17 +146,16 @@ impl Node {
                     .build()
             };
         }
-        let yamux = many_streams(|config: &mut yamux::Config| {
-            config.set_max_num_streams(STREAMS);
-        });
-        let mplex = many_streams(|config: &mut mplex::Config| {
-            config.set_max_num_streams(STREAMS);
-        });
+        let mplex = || {
+            many_streams(|config: &mut mplex::Config| {
+                config.set_max_num_streams(STREAMS);
+            })
+        };
         let swarm = match stack {
-            "tcp/noise/yamux" => swarm!(noise::Config::new, yamux),
-            "tcp/tls/yamux" => swarm!(tls::Config::new, yamux),
-            "tcp/noise/mplex" => swarm!(noise::Config::new, mplex),
-            "tcp/tls/mplex" => swarm!(tls::Config::new, mplex),
+            "tcp/noise/yamux" => swarm!(noise::Config::new, yamux()),
+            "tcp/tls/yamux" => swarm!(tls::Config::new, yamux()),
+            "tcp/noise/mplex" => swarm!(noise::Config::new, mplex()),
+            "tcp/tls/mplex" => swarm!(tls::Config::new, mplex()),
             "quic-v1" => quic!(),
             _ => return Err(format!("rust has no stack {stack:?}").into()),
         };
@@ -190,6 +213,11 @@ impl Node {
         event
     }
 
+    pub fn listen_on(&mut self, address: Multiaddr) -> Result<(), Failure> {
+        self.swarm.listen_on(address)?;
+        Ok(())
+    }
+
     /// Listens and returns the first address that is ready, with our peer id.
     pub async fn listen(&mut self, address: &str) -> Result<Vec<Multiaddr>, Failure> {
         let listener = self.swarm.listen_on(address.parse()?)?;
@@ -201,7 +229,10 @@ impl Node {
                     address,
                 } if listener_id == listener => {
                     // Only addresses that are believed to be reached go into provider records.
-                    self.swarm.add_external_address(address.clone());
+                    // Whoever asks AutoNAT believes in none yet.
+                    if !self.swarm.behaviour().autonat_client.is_enabled() {
+                        self.swarm.add_external_address(address.clone());
+                    }
                     return Ok(vec![address.with(Protocol::P2p(own))]);
                 }
                 SwarmEvent::ListenerError { error, .. } => return Err(error.into()),
@@ -231,9 +262,15 @@ impl Node {
     /// Dials and returns once the connection is authenticated and multiplexed.
     pub async fn connect(&mut self, address: &Multiaddr) -> Result<PeerId, Failure> {
         self.swarm.dial(DialOpts::from(address.clone()))?;
+        let wanted = nat::target(address);
         loop {
             match self.swarm.select_next_some().await {
-                SwarmEvent::ConnectionEstablished { peer_id, .. } => return Ok(peer_id),
+                // A relay on the way is connected to before.
+                SwarmEvent::ConnectionEstablished { peer_id, .. }
+                    if wanted.is_none_or(|peer| peer == peer_id) =>
+                {
+                    return Ok(peer_id);
+                }
                 SwarmEvent::OutgoingConnectionError { error, .. } => return Err(error.into()),
                 _ => {}
             }

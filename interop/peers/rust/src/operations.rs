@@ -48,6 +48,8 @@ pub async fn run(
         "reconnect" => reconnect(node, &address, count).await,
         "handshakes" => handshakes(node, &address, count).await,
         "streams" => streams(node, &address, count, options.number("concurrency", 1)?).await,
+        "direct" => crate::nat::direct(node, &address).await,
+        "reachable" => crate::nat::reachable(node, &address).await,
         _ => Err(format!("no operation {operation:?}").into()),
     }
 }

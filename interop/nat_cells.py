@@ -1,0 +1,106 @@
+"""Cells behind real NATs: holes are punched, and servers say who can be dialled. Skipped without namespaces."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from interop import natlab
+from interop.matrix import OURS
+from interop.network_cells import STACK, CellSkipped, Fleet, NetworkCell
+from interop.process import PeerFailed, dial
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from interop.natlab import Lab
+    from interop.network_cells import Run
+
+from contextlib import asynccontextmanager
+
+__all__ = ["cells"]
+
+PUNCHERS = ("go", "rust")
+SERVERS = ("js", "go", "rust")
+CLIENTS = ("go", "rust")
+PORT = 4001
+
+
+def cells() -> list[NetworkCell]:
+    """Two of ours, then each other implementation with ours, in either place."""
+    made = [
+        NetworkCell(kind="punch", dialer=OURS, listener=OURS, via=OURS, run=partial(_punch, OURS, OURS, OURS)),
+        NetworkCell(
+            kind="symmetric", dialer=OURS, listener=OURS, via=OURS, run=partial(_stays_relayed, OURS, OURS, OURS)
+        ),
+    ]
+    for peer in PUNCHERS:
+        for relay, callee, caller in ((OURS, peer, OURS), (OURS, OURS, peer), (peer, OURS, OURS)):
+            run = partial(_punch, relay, callee, caller)
+            made.append(NetworkCell(kind="punch", dialer=caller, listener=callee, via=relay, run=run))
+    pairs = [(OURS, OURS), *((peer, OURS) for peer in SERVERS), *((OURS, peer) for peer in CLIENTS)]
+    for server, client in pairs:
+        run = partial(_autonat, server, client)
+        made.append(NetworkCell(kind="autonat", dialer=client, listener=server, run=run))
+    return made
+
+
+@cache
+def _absent() -> str | None:
+    return natlab.absent()
+
+
+@asynccontextmanager
+async def _lab(*, symmetric: bool = False) -> AsyncIterator[Lab]:
+    reason = await trio.to_thread.run_sync(_absent)
+    if reason is not None:
+        raise CellSkipped(reason)
+    opened = natlab.open_lab(symmetric=symmetric)
+    lab = await trio.to_thread.run_sync(opened.__enter__)
+    try:
+        yield lab
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(opened.__exit__, None, None, None)
+
+
+def _at(host: str) -> str:
+    return f"/ip4/{natlab.HOSTS[host]}/tcp/{PORT}"
+
+
+async def _punch(relay: str, callee: str, caller: str, run: Run) -> None:
+    """Both ends behind a NAT of their own: after the relay there is a direct connection."""
+    async with _lab() as lab, Fleet.open() as fleet:
+        (relaying,) = await fleet.start([lab.inside("relay", run.ready[relay])], listen=_at("relay"), relay=True)
+        callee_at = lab.inside("b", run.ready[callee])
+        (called,) = await fleet.start([callee_at], listen=_at("b"), via=relaying.addr, punch=True)
+        dialling = lab.inside("a", run.ready[caller])
+        done = await dial(dialling, called.addr, STACK, "direct", {"listen": _at("a")})
+        if done.get("direct") is not True or natlab.ROUTERS["b"] not in str(done.get("addr")):
+            raise PeerFailed(f"no direct connection: {done!r}"[:300])
+        run.results["direct"] = done
+
+
+async def _stays_relayed(relay: str, callee: str, caller: str, run: Run) -> None:
+    """Each destination sees another port: no hole is punched, and the relay carries on."""
+    async with _lab(symmetric=True) as lab, Fleet.open() as fleet:
+        (relaying,) = await fleet.start([lab.inside("relay", run.ready[relay])], listen=_at("relay"), relay=True)
+        callee_at = lab.inside("b", run.ready[callee])
+        (called,) = await fleet.start([callee_at], listen=_at("b"), via=relaying.addr, punch=True)
+        done = await dial(lab.inside("a", run.ready[caller]), called.addr, STACK, "ping", {"count": "3"})
+        run.results["ping"] = done
+
+
+async def _autonat(server: str, client: str, run: Run) -> None:
+    """A public client is reached, one behind a NAT is not."""
+    async with _lab() as lab, Fleet.open() as fleet:
+        serving = lab.inside("relay", run.ready[server])
+        (asked,) = await fleet.start([serving], listen=_at("relay"), autonat=True)
+        for place, expected in (("public", "Public"),):
+            asking = lab.inside(place, run.ready[client])
+            done = await dial(asking, asked.addr, STACK, "reachable", {"listen": _at(place)})
+            if done.get("reachability") != expected:
+                raise PeerFailed(f"{place}: {done!r}, not {expected}"[:300])
+            run.results[place] = done
