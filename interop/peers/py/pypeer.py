@@ -52,11 +52,13 @@ MUXERS = {"yamux": {YAMUX: Yamux}, "mplex": {MPLEX_PROTOCOL_ID: Mplex}}
 
 def open_host(stack: str) -> Any:
     """A host with exactly one stack and without the shipped limits, which refuse quick reconnects."""
+    key_pair = create_new_ed25519_key_pair()
+    if stack == "quic-v1":
+        return new_host(key_pair=key_pair, enable_quic=True, enable_tcp=False, **unlimited())
     transport, _, upgrades = stack.partition("/")
     security, _, muxer = upgrades.partition("/")
     if transport != "tcp" or security not in {"noise", "tls"} or muxer not in MUXERS:
         raise Refused(f"py has no stack {stack!r}")
-    key_pair = create_new_ed25519_key_pair()
     if security == "noise":
         secured = {NOISE: NoiseTransport(key_pair, noise_privkey=create_new_x25519_key_pair().private_key)}
     else:
@@ -65,10 +67,17 @@ def open_host(stack: str) -> Any:
         key_pair=key_pair,
         sec_opt=secured,
         muxer_opt=MUXERS[muxer],
-        connection_config=ConnectionConfig(
+        **unlimited(),
+    )
+
+
+def unlimited() -> dict[str, Any]:
+    """Without the shipped limits, which refuse quick reconnects."""
+    return {
+        "connection_config": ConnectionConfig(
             max_connections=MANY, min_connections=0, low_watermark=0, high_watermark=MANY, max_connections_per_peer=MANY
         ),
-        resource_manager=ResourceManager(
+        "resource_manager": ResourceManager(
             limits=ResourceLimits(max_connections=MANY, max_memory_mb=MANY, max_streams=MANY),
             connection_limits=ConnectionLimits(),
             enable_memory_limits=False,
@@ -76,7 +85,7 @@ def open_host(stack: str) -> Any:
             enable_graceful_degradation=False,
             enable_rate_limiting=False,
         ),
-    )
+    }
 
 
 async def read(stream: Any, size: int = CHUNK) -> bytes:
