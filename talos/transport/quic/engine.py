@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
     from talos.transport.quic.config import QuicConfig
 
-__all__ = ["EngineBroken", "guarded", "make_core", "parameters_of"]
+__all__ = ["EngineBroken", "guarded", "make_core", "parameters_of", "polled"]
 
 T = TypeVar("T")
 
+_NO_ROOM = "packet builder capacity exhausted"
 ACK_DELAY_EXPONENT = 3
 MAX_ACK_DELAY_SECONDS = 0.025
 CONNECTION_IDS = 4
@@ -46,6 +47,20 @@ def guarded(operation: Callable[..., T], *args: Any) -> T:
         if type(error).__module__ != "pyo3_runtime":
             raise
         raise EngineBroken("QUIC: the engine broke") from error
+
+
+def polled(poll: Callable[[float], T], now: float) -> T | None:
+    """The next datagram, if there is one.
+
+    The engine raises where the next frame does not fit what may be sent now, as before an address is proven; what it
+    has queued stands, and goes out when more may.
+    """
+    try:
+        return guarded(poll, now)
+    except RemoteProtocolError as error:
+        if _NO_ROOM in str(error):
+            return None
+        raise
 
 
 def make_core(

@@ -26,6 +26,7 @@ from talos.errors import (
     RemoteProtocolError,
     TalosError,
 )
+from talos.transport.quic import engine
 from talos.transport.quic import parameters as transport_parameters
 from talos.transport.quic.engine import guarded, make_core, parameters_of
 from talos.transport.quic.event import (
@@ -341,7 +342,7 @@ class QuicMachine(StreamTable):
         poll = self._core.poll_transmit
         found: list[tuple[bytes, Address]] = []
         try:
-            while len(found) < limit and (transmit := guarded(poll, now)) is not None:
+            while len(found) < limit and (transmit := engine.polled(poll, now)) is not None:
                 found.append((transmit[0], transmit[1]))
         except RemoteProtocolError as fault:
             self._end(fault)

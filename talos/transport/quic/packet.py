@@ -79,18 +79,29 @@ def read_header(data: bytes, start: int = 0) -> Header | None:
 
 
 def packets_of(datagram: bytes) -> list[tuple[bytes, Header | None]]:
-    """The packets that share a datagram; what follows one that cannot be read is left out."""
+    """The packets that share a datagram, all its bytes: what cannot be read stays with the packet before it.
+
+    Some pad a datagram behind its last packet; the padding counts for what may be answered.
+    """
     packets: list[tuple[bytes, Header | None]] = []
     at = 0
     while at < len(datagram):
         try:
-            header = read_header(datagram, at)
+            header = read_header(datagram, at) if datagram[at] & _FIXED or not packets else _UNREADABLE
         except RemoteProtocolError:
+            header = _UNREADABLE
+        if header is _UNREADABLE:
+            if packets:
+                last, known = packets[-1]
+                packets[-1] = (last + datagram[at:], known)
             break
         end = len(datagram) if header is None else header.end
         packets.append((datagram[at:end], header))
         at = end
     return packets
+
+
+_UNREADABLE = Header(0, 0, b"", b"", b"", 0)
 
 
 def _take(data: bytes, at: int, size: int) -> tuple[bytes, int]:
