@@ -5,7 +5,8 @@
     …                              any lines
 
 A command that goes on by itself (`talos up`, `listen`, `mcp-serve`, `talos-server`) runs until the page ends, or until
-`^C` stands at the end of its output. All machines are this one: `hub:8765` is the port of a server here.
+`^C` stands at the end of its output. All machines are this one: `hub:8765` is a port here, and the checkout lies in
+`talos` of each home.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 90.0
@@ -115,7 +116,7 @@ class Desk:
         """Runs a step; AssertionError where its page tells something else."""
         command = self._translated(step.command)
         if _GOES_ON.match(step.command):
-            running = _Running(self._popen(step.machine, f"exec {command}"))
+            running = _Running(self._popen(step.machine, f"exec {command}"), self._at_home)
             self._running.append(running)
             stopped = step.expected[-1:] == ["^C"]
             running.shows(step, step.expected[:-1] if stopped else step.expected)
@@ -128,7 +129,7 @@ class Desk:
     def _bash(self, machine: str, command: str) -> str:
         process = self._popen(machine, command)
         try:
-            shown, _ = process.communicate(timeout=SECONDS)
+            shown = self._at_home(process.communicate(timeout=SECONDS)[0])
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise
@@ -137,7 +138,9 @@ class Desk:
 
     def _popen(self, machine: str, command: str) -> subprocess.Popen[str]:
         home = self._base / machine
-        home.mkdir(exist_ok=True)
+        if not home.exists():
+            home.mkdir()
+            (home / "talos").symlink_to(ROOT)
         environment = {
             "HOME": str(home),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -149,6 +152,10 @@ class Desk:
             cwd=home, env=environment, text=True, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
+
+    def _at_home(self, shown: str) -> str:
+        """With the home directories that a page has."""
+        return shown.replace(f"{self._base}/", "/home/")
 
     def _translated(self, command: str) -> str:
         """With the peer ids of this run and ports that are free."""
@@ -169,8 +176,9 @@ class Desk:
 class _Running:
     """A command that goes on, and what it has said."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], rendered: Callable[[str], str]) -> None:
         self._process = process
+        self._rendered = rendered
         self._shown = ""
         self._news = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -195,7 +203,7 @@ class _Running:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             with self._news:
-                self._shown += line
+                self._shown += self._rendered(line)
                 self._news.notify_all()
         self._process.stdout.close()
         with self._news:

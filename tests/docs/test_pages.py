@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +14,9 @@ from talos.cli import config
 from talos.identity import private_file
 from talos.identity.home import Home
 from tests.docs.console import ROOT, Desk, blocks, pattern, steps
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_COMMANDS = [page for page in PAGES if steps(page.read_text())]
@@ -64,10 +67,10 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if list(blocks(page.read_text(), "python"))], ids=ids)
-def test_programs_run(page: Path) -> None:
+def test_programs_run(page: Path, tmp_path: Path) -> None:
     for program in blocks(page.read_text(), "python"):
         command = [sys.executable, "-W", "error", "-c", program]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=90, cwd=ROOT)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=90, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
 
 
