@@ -1,4 +1,4 @@
-"""Writes docs/reference: commands from the click tree, settings from the dataclasses, the API from names and docstrings.
+"""Writes docs/reference: commands of the click tree, settings of the dataclasses, public names and their docstrings.
 
 Without `--write` it says what has drifted, and exits 1.
 """
@@ -88,9 +88,9 @@ def _options(options: list[click.Option]) -> Iterator[str]:
 def configuration() -> Iterator[str]:
     yield "# Configuration\n"
     yield MADE
-    yield "`config.toml` in the home; an option stands over `TALOS_<SECTION>_<KEY>` in the environment (lists with commas), that"
-    yield "over the file, the file over the default. A key that nobody knows is an error. `kill -HUP` rereads `[log]`, the policy"
-    yield "file and contacts, and says what else waits for a restart.\n"
+    yield "`config.toml` in the home; an option stands over `TALOS_<SECTION>_<KEY>` in the environment (lists with"
+    yield "commas), that over the file, the file over the default. A key that nobody knows is an error. `kill -HUP`"
+    yield "rereads `[log]`, the policy file and contacts, and says what else waits for a restart.\n"
     for section in dataclasses.fields(config.Config):
         settings = getattr(config.Config(), section.name)
         told = dict(_attributes(type(settings)))
@@ -114,8 +114,8 @@ def _toml(value: object) -> str:
 def api() -> Iterator[str]:
     yield "# API\n"
     yield MADE
-    yield "The public names of each package, with their first lines; the docstrings in the code say the rest: limits, errors, what"
-    yield "cancelling does. A change of this list is a change for users, and is told in the changelog.\n"
+    yield "The public names of each package, with their first lines; the docstrings in the code say the rest: limits,"
+    yield "errors, what cancelling does. A change of this list is a change for users, and is told in the changelog.\n"
     for package in PACKAGES:
         module = importlib.import_module(package)
         names = getattr(module, "__all__", ())

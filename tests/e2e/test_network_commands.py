@@ -123,6 +123,26 @@ def test_a_peer_is_found_by_its_key(network: Network) -> None:
     assert {row["peer_id"] for row in alice.rows("peers", "--known")} >= set(connected)
 
 
+def test_a_node_for_one_command_begins_with_whom_an_option_names(network: Network, tmp_path: Path) -> None:
+    server, _, bob = network
+    carol = Peer(tmp_path / "carol")
+    assert carol.run("init", "--name", "carol").returncode == 0
+    assert carol.error("dht", "find-peer", bob.peer_id, "--timeout", "1")["exit"] == 4
+    (found, *_) = carol.rows("dht", "find-peer", bob.peer_id, "--bootstrap", server.addr)
+    assert found["peer_id"] == bob.peer_id
+    assert carol.error("ping", bob.peer_id, "--bootstrap", bob.peer_id)["code"] == "usage"
+
+
+def test_a_server_says_once_where_it_is(tmp_path: Path) -> None:
+    process = Peer(tmp_path / "server").start("server", *LISTEN)
+    assert process.stdout is not None
+    lines = [process.stdout.readline().decode() for _ in range(3)]
+    process.terminate()
+    lines += process.communicate(timeout=SECONDS)[0].decode().splitlines()
+    assert len([line for line in lines if line.startswith("  /ip4/")]) == 1
+    assert "/p2p/12D3KooW" in lines[2]
+
+
 def test_who_cannot_be_found_is_told(network: Network) -> None:
     _, alice, _ = network
     error = alice.error("ping", NOBODY, "-c", "1")
