@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass, field
 
 from talos.errors import ConfigError
+from talos.messaging.live.codec import CodecRegistry
+from talos.messaging.live.config import LiveLimits
 from talos.messaging.order import OrderLimits
 
 __all__ = ["BroadcastLimits", "DeliveryLimits", "MessagingConfig", "ReceiveLimits", "StrangerLimits", "Strangers"]
@@ -94,6 +96,9 @@ class MessagingConfig:
     receive: ReceiveLimits = ReceiveLimits()
     stranger: StrangerLimits = StrangerLimits()
     broadcast: BroadcastLimits = BroadcastLimits()
+    live: LiveLimits = field(default_factory=LiveLimits)
+    codecs: CodecRegistry = field(default_factory=CodecRegistry)
+    """Of live streams."""
     order: OrderLimits = field(default_factory=OrderLimits)
 
     def __post_init__(self) -> None:

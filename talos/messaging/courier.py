@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from talos.host.contain import Owner, contain
 from talos.messaging.code import Code
 from talos.messaging.envelope import sealed_hash
 from talos.messaging.frames import MAX_FRAME_BYTES, PROTOCOL_ID, Deliver, Frame, Result, decode, encode
-from talos.messaging.lane import Express, Lane, Slice
+from talos.messaging.lane import Express, Lane, Slice, left_out
 from talos.messaging.retry import LONGEST_SECONDS, RETRYABLE, UNREACHABLE, delay
 from talos.messaging.schedule import Priority
 from talos.messaging.store import MessageState
@@ -276,23 +277,23 @@ class Courier:
     async def _send_turn(self, current: _Round) -> None:
         """One round over the classes; rows that follow each other go together."""
         turn = current.lane.schedule.turn(trio.current_time())
-        for item in turn.late:
-            if isinstance(item, Express):
-                item.lost()
-        numbers: list[int] = []
-        for item in turn.items:
-            if isinstance(item, int):
-                current.lane.queued.discard(item)
-                numbers.append(item)
-            if numbers and (len(numbers) == SENT_AT_ONCE or not isinstance(item, int)):
-                await self._send_some(current, numbers)
-                numbers = []
-            if isinstance(item, Slice):
-                item.may_go.set()
-            elif isinstance(item, Express):
-                await self._send_express(current, item)
-        if numbers:
-            await self._send_some(current, numbers)
+        left_out(turn.late)
+        items, numbers = deque(turn.items), list[int]()
+        try:
+            while items or numbers:
+                item = items.popleft() if items else None
+                if isinstance(item, int):
+                    current.lane.queued.discard(item)
+                    numbers.append(item)
+                if numbers and (len(numbers) == SENT_AT_ONCE or not isinstance(item, int)):
+                    await self._send_some(current, numbers)
+                    numbers = []
+                if isinstance(item, Slice):
+                    item.may_go.set()
+                elif isinstance(item, Express):
+                    await self._send_express(current, item)
+        finally:
+            left_out(items)
 
     async def _send_express(self, current: _Round, express: Express) -> None:
         if express.answered is not None:

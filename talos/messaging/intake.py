@@ -310,6 +310,8 @@ class Intake:
             raise EnvelopeRejected("the chunk could not be handled", code=Code.BUSY)
         if answer.verdict is None:
             raise EnvelopeRejected("a chunk that nobody waits for", code=Code.UNSUPPORTED)
+        if answer.verdict.code:
+            raise EnvelopeRejected("a chunk that is not taken", code=answer.verdict.code)
         return Code.OK
 
     async def _put_aside(self, peer: PeerId, envelope: bytes) -> Code:

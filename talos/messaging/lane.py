@@ -11,11 +11,11 @@ import trio
 from talos.messaging.schedule import Schedule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from talos.identity.peer_id import PeerId
 
-__all__ = ["Express", "Item", "Lane", "Slice"]
+__all__ = ["Express", "Item", "Lane", "Slice", "left_out"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +40,15 @@ class Slice:
 
 Item: TypeAlias = Express | Slice | int
 """An int is the number of a row of the outbox."""
+
+
+def left_out(items: Iterable[Item]) -> None:
+    """They are not sent; rows stay where they are, in the outbox."""
+    for item in items:
+        if isinstance(item, Express):
+            item.lost()
+        elif isinstance(item, Slice):
+            item.may_go.set()
 
 
 @dataclass(slots=True, eq=False)
@@ -69,8 +78,4 @@ class Lane:
     def drop(self) -> None:
         """What waits in it is not sent; rows are in the store, and others hear of it."""
         self.queued.clear()
-        for item in self.schedule.clear():
-            if isinstance(item, Express):
-                item.lost()
-            elif isinstance(item, Slice):
-                item.may_go.set()
+        left_out(self.schedule.clear())

@@ -94,16 +94,18 @@ class Schedule(Generic[T]):
         """One round over all classes; empty only when nothing waits."""
         turn = Turn[T]()
         self._take(turn, Priority.CONTROL, QUANTUM_BYTES, now)
-        while len(self) and not turn.items:
-            for priority, weight in _WEIGHTS.items():
-                if self._queues[priority]:
-                    credit = self._deficits[priority] + QUANTUM_BYTES * weight
-                    self._deficits[priority] = self._take(turn, priority, credit, now)
-                if not self._queues[priority]:
-                    self._deficits[priority] = 0
-            if turn.late and not turn.items:
-                break
+        self._round(turn, now)
+        while not turn.items and not turn.late and len(self):
+            self._round(turn, now)  # what waits is larger than its share
         return turn
+
+    def _round(self, turn: Turn[T], now: float) -> None:
+        for priority, weight in _WEIGHTS.items():
+            if self._queues[priority]:
+                credit = self._deficits[priority] + QUANTUM_BYTES * weight
+                self._deficits[priority] = self._take(turn, priority, credit, now)
+            if not self._queues[priority]:
+                self._deficits[priority] = 0
 
     def clear(self) -> list[T]:
         """Empties it; returns what waited."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random as random_module
 import time
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -27,9 +28,11 @@ from talos.messaging.intake import Intake
 from talos.messaging.keybook import KeyBook
 from talos.messaging.lane import Express
 from talos.messaging.letters import HistoryQuery, Incoming, Outgoing, incoming_of, matches
+from talos.messaging.live.service import Live
 from talos.messaging.people import Everybody
 from talos.messaging.receiver import Receiver
 from talos.messaging.rows import RowCipher
+from talos.messaging.schedule import Priority
 from talos.messaging.state import State
 from talos.messaging.store import SCHEMA, MessageState, Store
 from talos.messaging.turns import Turns
@@ -41,6 +44,8 @@ if TYPE_CHECKING:
     from talos.abc import AuditLog, Host, PubSub, RecordStore
     from talos.identity.peer_id import PeerId
     from talos.messaging.handling import Handler
+    from talos.messaging.live.receiving import IncomingStream
+    from talos.messaging.live.sending import LiveStream
     from talos.messaging.payload import ChunkInfo
     from talos.messaging.people import Acquaintances, Keyring
     from talos.messaging.store import OutboxRow, StoredMessage, WaitingLetter
@@ -119,6 +124,7 @@ class Messaging:
         self._courier = Courier(state, self._composer, self._intake.acks.take)
         self._receiver = Receiver(state, self._intake)
         self._guests = Guests("messages")
+        self._live = Live(self, state)
         self._broadcasts = None if pubsub is None else Broadcasts(state, self._composer, self._intake, pubsub)
 
         self._composer.written = self._courier.wake
@@ -155,16 +161,19 @@ class Messaging:
         host = self._state.host
         serve = partial(self._guests.inside, self._receiver.serve)
         stack.enter_context(host.mounted(PROTOCOL_ID, serve, limited=True))
+        self._live.mount(stack)
         stack.enter_context(self._state.book.serving())
         stack.enter_context(host.observe(self._courier.observe))
 
     async def leave(self) -> None:
         """Ends what peers have begun; `open_messaging` does."""
+        self._live.leave()
         await self._guests.leave()
 
     async def start(self, nursery: trio.Nursery) -> None:
         """Begins what runs in the background; `open_messaging` does."""
         self._nursery = nursery
+        self._live.start(nursery)
         nursery.start_soon(self._turns.run)
         nursery.start_soon(self._courier.run)
         nursery.start_soon(self._state.patiently, self._courier.expire)
@@ -218,17 +227,53 @@ class Messaging:
         return Outgoing(self._state, message)
 
     async def post_now(
-        self, to: PeerId, message_type: int, content: bytes, *, chunk_info: ChunkInfo | None = None
+        self,
+        to: PeerId,
+        message_type: int,
+        content: bytes,
+        *,
+        chunk_info: ChunkInfo | None = None,
+        priority: Priority = Priority.CONTROL,
+        deadline: float = math.inf,
+        answered: Callable[[int | None], None] | None = None,
     ) -> None:
         """Sends what is neither counted nor kept, once: a chunk of a live stream, an acknowledgement.
 
-        RecipientUnknown while no key of `to` is known, LimitExceeded when 1,024 wait.
+        RecipientUnknown while no key of `to` is known, LimitExceeded when too many of its priority wait: REALTIME drops
+        the oldest instead. Past `deadline`, on trio's clock, it is not sent. `answered` is told what the peer says of
+        it, or None.
         """
         record = self._state.book.known(to) or await self._state.book.find(to)
         if record is None:
             raise RecipientUnknown(f"no encryption key of {to} is known")
         envelope = self._composer.sealed_now(to, record, message_type, content, chunk_info)
-        self._courier.express(to, Express(envelope))
+        self._courier.express(to, Express(envelope, answered), priority, deadline=deadline)
+
+    async def open_live(
+        self,
+        to: PeerId,
+        *,
+        codec: str = "identity",
+        media_type: str = "application/octet-stream",
+        deadline_seconds: float | None = None,
+        name: str = "",
+    ) -> LiveStream:
+        """A live stream to `to`, once its reader has accepted it; chunks are sealed like letters and kept by nobody.
+
+        With `deadline_seconds` chunks that wait longer are dropped, as of speech or pictures; without, all arrive, in
+        order, and the sender waits for the reader. Cancel it to stop waiting for the answer. TransferFailed when it is
+        declined; ConfigError or NotSupported for a codec that is not there, and what `post` raises.
+        """
+        return await self._live.open(
+            to, codec=codec, media_type=media_type, deadline_seconds=deadline_seconds, name=name
+        )
+
+    def streams(self) -> trio.MemoryReceiveChannel[IncomingStream]:
+        """Live streams that peers open to us, accepted already; without a reader all are declined.
+
+        The same channel at each call until it is closed.
+        """
+        return self._live.streams()
 
     async def pace(self, to: PeerId, size: int) -> None:
         """Waits until so many bytes of a file may go to `to` beside the messages, by their priorities."""

@@ -1,11 +1,11 @@
 """Live streams between identities: chunks as they are made, each sealed and signed like a letter, kept by nobody.
 
-    async with await messaging.open_live(peer, codec="utf-8", media_type="text/plain") as stream:
-        await stream.send("one line")
+async with await messaging.open_live(peer, codec="utf-8", media_type="text/plain") as stream:
+    await stream.send("one line")
 
-    async for stream in messaging.streams():        # at the other end
-        async for line in stream:
-            print(line)
+async for stream in messaging.streams():        # at the other end
+    async for line in stream:
+        print(line)
 """
 
 from __future__ import annotations

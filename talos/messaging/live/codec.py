@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final
 
 from talos.errors import ConfigError, NotSupported
@@ -29,7 +28,7 @@ RESERVED: Final = frozenset(("zstd", "opus", "vp9", "av1"))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Codec:
-    """`encode` makes a chunk of a value, `decode` a value of a peer's chunk: both raise ValueError where they cannot."""
+    """`encode` makes a chunk of a value, `decode` a value of a peer's chunk; each raises ValueError where it cannot."""
 
     name: str
     media_types: tuple[str, ...]
@@ -50,7 +49,7 @@ class Codec:
             for one in self.media_types
         )
 
-    def decoded(self, chunk: bytes) -> Any:  # noqa: ANN401 - what it is, is the codec's
+    def decoded(self, chunk: bytes) -> Any:
         """The value of a peer's chunk; ValueError when there is none, or it is longer than it may be."""
         value = self.decode(chunk)
         if isinstance(value, bytes | bytearray | str | list | tuple | dict) and len(value) > self.max_output:
@@ -89,6 +88,8 @@ class CodecRegistry:
     @classmethod
     def installed(cls) -> CodecRegistry:
         """With those of the packages that are installed; ConfigError when one of them is no codec."""
+        from importlib.metadata import entry_points
+
         found = [entry.load() for entry in entry_points(group=GROUP)]
         for codec in found:
             if not isinstance(codec, Codec):

@@ -43,9 +43,7 @@ class Numbering:
     def next(self, data: bytes) -> ChunkInfo:
         """The place of a chunk that is at most 64 KiB long."""
         leaf = leaf_hash(data)
-        info = ChunkInfo(
-            stream_id=self._id, index=self._tree.size, offset=self.bytes_total, size=len(data), hash=leaf
-        )
+        info = ChunkInfo(stream_id=self._id, index=self._tree.size, offset=self.bytes_total, size=len(data), hash=leaf)
         self._tree.add(leaf)
         self.bytes_total += len(data)
         return info
@@ -78,6 +76,11 @@ class Assembly:
         self.missing = 0
         """Chunks of a lossy stream that did not come in time."""
         self.repeated = 0
+
+    @property
+    def next_index(self) -> int:
+        """Of the chunk whose turn it is."""
+        return self._next
 
     def place(self, info: ChunkInfo, data: bytes) -> list[bytes]:
         """Chunks whose turn has come by this one, in order. RemoteProtocolError: the stream is broken."""
