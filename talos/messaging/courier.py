@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
@@ -20,7 +19,7 @@ from talos.host.contain import Owner, contain
 from talos.messaging.code import Code
 from talos.messaging.envelope import sealed_hash
 from talos.messaging.frames import MAX_FRAME_BYTES, PROTOCOL_ID, Deliver, Frame, Result, decode, encode
-from talos.messaging.lane import Express, Lane, Slice, left_out
+from talos.messaging.lane import Express, Lane, OnTheWay, Round, Slice, left_out
 from talos.messaging.retry import LONGEST_SECONDS, RETRYABLE, UNREACHABLE, delay
 from talos.messaging.schedule import Priority
 from talos.messaging.store import MessageState
@@ -51,29 +50,6 @@ BACKGROUND_MS = 3_600_000
 MAX_AWAITED = 2048
 SENT_AT_ONCE = 16
 """Envelopes that are handed to the stream together."""
-
-
-@dataclass(slots=True, eq=False)
-class _OnTheWay:
-    """What was sent and is not answered."""
-
-    row: OutboxRow
-    message: StoredMessage
-    since: float
-
-
-@dataclass(slots=True, eq=False)
-class _Round:
-    """One stream to one recipient."""
-
-    lane: Lane
-    frames: MessageStream[Frame, Frame]
-    unanswered: int
-    """How many may be."""
-    on_the_way: dict[bytes, _OnTheWay] = field(default_factory=dict)
-    """By the hash of the envelope, oldest first."""
-    awaited: dict[bytes, Express] = field(default_factory=dict)
-    """What is not kept, and somebody waits for the answer to it."""
 
 
 class Courier:
@@ -201,7 +177,7 @@ class Courier:
         async with stream:
             frames = MessageStream[Frame, Frame](stream, decode=decode, encode=encode, max_size=MAX_FRAME_BYTES)
             relayed = stream.connection.limited
-            current = _Round(lane, frames, limits.unanswered_relayed if relayed else limits.unanswered)
+            current = Round(lane, frames, limits.unanswered_relayed if relayed else limits.unanswered)
             send_results, results = trio.open_memory_channel[Result](limits.unanswered)
             try:
                 lane.sending = True
@@ -233,7 +209,7 @@ class Courier:
 
     # ------------------------------------------------------------------------------- sending
 
-    async def _send(self, current: _Round) -> None:
+    async def _send(self, current: Round) -> None:
         """Sends what is due and waits for answers; returns when nothing happened for a while."""
         lane, limits = current.lane, self._state.config.delivery
         while True:
@@ -254,7 +230,7 @@ class Courier:
             if not news.is_set() and until_due > limits.idle_seconds:
                 return
 
-    async def _await_answer(self, current: _Round, news: trio.Event) -> None:
+    async def _await_answer(self, current: Round, news: trio.Event) -> None:
         """Returns at news; TooSlowError when the oldest envelope is not answered in time."""
         oldest = next(iter(current.on_the_way.values()))
         deadline = oldest.since + self._state.config.delivery.result_seconds
@@ -263,7 +239,7 @@ class Courier:
             return
         raise trio.TooSlowError
 
-    def _queue_rows(self, current: _Round) -> None:
+    def _queue_rows(self, current: Round) -> None:
         """Gives what is due its place in the schedule, as far as it may be unanswered."""
         state, lane, now = self._state, current.lane, self._state.now_ms()
         sent = {one.row.number for one in current.on_the_way.values()} | state.recording | lane.queued
@@ -274,7 +250,7 @@ class Courier:
             lane.queued.add(row.number)
             lane.schedule.add(Priority.BACKGROUND if old else Priority.INTERACTIVE, row.number, row.size)
 
-    async def _send_turn(self, current: _Round) -> None:
+    async def _send_turn(self, current: Round) -> None:
         """One round over the classes; rows that follow each other go together."""
         turn = current.lane.schedule.turn(trio.current_time())
         left_out(turn.late)
@@ -295,14 +271,14 @@ class Courier:
         finally:
             left_out(items)
 
-    async def _send_express(self, current: _Round, express: Express) -> None:
+    async def _send_express(self, current: Round, express: Express) -> None:
         if express.answered is not None:
             current.awaited[sealed_hash(express.envelope)] = express
             if len(current.awaited) > MAX_AWAITED:
                 current.awaited.pop(next(iter(current.awaited))).lost()
         await current.frames.send(Deliver(express.envelope))
 
-    async def _send_some(self, current: _Round, numbers: Sequence[int]) -> None:
+    async def _send_some(self, current: Round, numbers: Sequence[int]) -> None:
         state = self._state
         due: list[tuple[OutboxRow, StoredMessage]] = []
         for number in numbers:
@@ -320,7 +296,7 @@ class Courier:
             return
         now = trio.current_time()
         for row, message in due:
-            current.on_the_way[message.sealed_hash] = _OnTheWay(row, message, now)
+            current.on_the_way[message.sealed_hash] = OnTheWay(row, message, now)
         data = b"".join(framed(encode(Deliver(row.envelope)), MAX_FRAME_BYTES) for row, _ in due)
         await current.frames.stream.send_all(data)
         queued = [message for _, message in due if message.state is MessageState.QUEUED]
@@ -329,7 +305,7 @@ class Courier:
 
     # ------------------------------------------------------------------------------- answers
 
-    async def _read_results(self, current: _Round, results: trio.MemorySendChannel[Result]) -> None:
+    async def _read_results(self, current: Round, results: trio.MemorySendChannel[Result]) -> None:
         async with results:
             while True:
                 try:
@@ -344,7 +320,7 @@ class Courier:
                 if frame.sealed_hash in current.on_the_way:
                     await results.send(frame)
 
-    async def _judge_results(self, current: _Round, results: trio.MemoryReceiveChannel[Result]) -> None:
+    async def _judge_results(self, current: Round, results: trio.MemoryReceiveChannel[Result]) -> None:
         """All that have come are judged together, so that their receipts are written together."""
         async for result in results:
             batch = [result]
@@ -358,7 +334,7 @@ class Courier:
             current.lane.wake()
         raise EOFError(f"{current.lane.peer} closed the stream of messages")
 
-    async def _judge_batch(self, current: _Round, batch: Sequence[Result]) -> None:
+    async def _judge_batch(self, current: Round, batch: Sequence[Result]) -> None:
         acks = [result.ack_envelope for result in batch if result.code == Code.OK and result.ack_envelope]
         acknowledged = await self._take_acks(current.lane.peer, acks) if acks else frozenset()
         for name in [name for name, one in current.on_the_way.items() if one.message.id in acknowledged]:

@@ -1,4 +1,4 @@
-"""What waits to be sent to one peer."""
+"""What waits to be sent to one peer, and what is on its way to it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from talos.identity.peer_id import PeerId
+    from talos.messaging.frames import Frame
+    from talos.messaging.store import OutboxRow, StoredMessage
+    from talos.wire.message_stream import MessageStream
 
-__all__ = ["Express", "Item", "Lane", "Slice", "left_out"]
+__all__ = ["Express", "Item", "Lane", "OnTheWay", "Round", "Slice", "left_out"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,3 +82,26 @@ class Lane:
         """What waits in it is not sent; rows are in the store, and others hear of it."""
         self.queued.clear()
         left_out(self.schedule.clear())
+
+
+@dataclass(slots=True, eq=False)
+class OnTheWay:
+    """What was sent and is not answered."""
+
+    row: OutboxRow
+    message: StoredMessage
+    since: float
+
+
+@dataclass(slots=True, eq=False)
+class Round:
+    """One stream to one recipient."""
+
+    lane: Lane
+    frames: MessageStream[Frame, Frame]
+    unanswered: int
+    """How many may be."""
+    on_the_way: dict[bytes, OnTheWay] = field(default_factory=dict)
+    """By the hash of the envelope, oldest first."""
+    awaited: dict[bytes, Express] = field(default_factory=dict)
+    """What is not kept, and somebody waits for the answer to it."""

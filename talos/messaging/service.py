@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import trio
 
-from talos.errors import AuditError, EnvelopeRejected, LimitExceeded, LocalProtocolError, NotSupported, RecipientUnknown
+from talos.errors import EnvelopeRejected, LimitExceeded, LocalProtocolError, NotSupported, RecipientUnknown
 from talos.host import log
 from talos.host.block import background
 from talos.messaging.broadcast import MAX_BODY_BYTES, Broadcasts
@@ -36,9 +36,10 @@ from talos.messaging.schedule import Priority
 from talos.messaging.state import State
 from talos.messaging.store import SCHEMA, MessageState, Store
 from talos.messaging.turns import Turns
+from talos.messaging.upkeep import Upkeep
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from talos.abc import AuditLog, Host, PubSub, RecordStore
@@ -54,7 +55,6 @@ __all__ = ["HistoryQuery", "Incoming", "Messaging", "Outgoing", "open_messaging"
 
 _log = logging.getLogger(__name__)
 
-HOUSEKEEPING_SECONDS = 60.0
 PAGE = 256
 EVERYBODY: Final = "*"
 
@@ -101,7 +101,7 @@ async def open_messaging(
             nursery.start_soon(database.run)
             try:
                 with ExitStack() as mounted:
-                    await messaging.begin(directory)
+                    await messaging.upkeep.begin(directory)
                     messaging.mount(mounted)
                     await messaging.start(nursery)
                     yield messaging
@@ -123,38 +123,13 @@ class Messaging:
         self._intake = Intake(state, self._composer, self._turns)
         self._courier = Courier(state, self._composer, self._intake.acks.take)
         self._receiver = Receiver(state, self._intake)
+        self.upkeep = Upkeep(state, self._composer, self._intake)
         self._guests = Guests("messages")
         self._live = Live(self, state)
         self._broadcasts = None if pubsub is None else Broadcasts(state, self._composer, self._intake, pubsub)
 
         self._composer.written = self._courier.wake
         state.book.learned = self._courier.hear_of
-
-    async def begin(self, directory: Path) -> None:
-        """Before anything else: looks whether the store is that of the last run, and mends what a crash left.
-
-        `open_messaging` does.
-        """
-        await self._composer.begin(directory)
-        await self._count_seen()
-        try:
-            await self._mend(self._state.store.unrecorded())
-        except AuditError as error:
-            _log.warning("what a crash left cannot be recorded yet: %s", error)
-
-    async def _count_seen(self) -> None:
-        """Forgets ids that are so old that the clock refuses them, and says how many are left."""
-        state, before = self._state, self._intake.seen
-        left = await state.store.database.write(partial(state.store.forget_seen, now_ms=state.now_ms()))
-        self._intake.seen += left - before
-
-    async def _mend(self, messages: Sequence[StoredMessage]) -> None:
-        """Records what is not recorded; one by one, as the log may refuse one of them alone."""
-        store = self._state.store
-        for message in messages:
-            if any(message.sealed_hash):
-                row = store.outbox_row(message.number)
-                await self._state.record([(message, row.envelope if row is not None else b"")])
 
     def mount(self, stack: ExitStack) -> None:
         """Serves for the length of the stack; `open_messaging` does."""
@@ -177,7 +152,7 @@ class Messaging:
         nursery.start_soon(self._turns.run)
         nursery.start_soon(self._courier.run)
         nursery.start_soon(self._state.patiently, self._courier.expire)
-        nursery.start_soon(self._state.patiently, self._keep_house)
+        nursery.start_soon(self._state.patiently, self.upkeep.run)
         if self._broadcasts is not None:
             nursery.start_soon(self._state.patiently, self._broadcasts.run)
             await nursery.start(self._broadcasts.listen)
@@ -399,17 +374,3 @@ class Messaging:
     def status(self) -> dict[str, object]:
         """Where things stand, in plain values."""
         return {"outbox": self._state.store.outbox_size(), "waiting": len(self._state.store.waiting())}
-
-    async def _keep_house(self) -> None:
-        """Forgets what is so old that the clock refuses it, wipes what was to vanish, records what waits for that."""
-        store = self._state.store
-        left: set[int] = set()
-        while True:
-            now = self._state.now_ms()
-            await self._count_seen()
-            while await store.database.write(partial(store.wipe, now_ms=now)):
-                pass
-            unrecorded = store.unrecorded()
-            await self._mend([message for message in unrecorded if message.number in left])
-            left = {message.number for message in unrecorded}
-            await trio.sleep(HOUSEKEEPING_SECONDS)

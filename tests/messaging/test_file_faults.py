@@ -400,7 +400,7 @@ async def test_an_offer_again_and_one_under_a_name_that_is_taken(alice: Sender, 
             for content, verdict, code in (
                 (offer, AckState.ACCEPTED, 0),
                 (replace(offer, stream_id=bytes(16), codec="zip"), AckState.DECLINED, FileCode.CODEC),
-                (replace(offer, stream_id=bytes(16), kind=StreamKind.LIVE), AckState.UNSUPPORTED, 0),
+                (replace(offer, stream_id=bytes(16), kind=StreamKind.LIVE), AckState.DECLINED, FileCode.CODEC),
             ):
                 posted = await alice.messaging.post(bob.peer, MessageType.STREAM_START, content.encode())
                 done = await posted.wait()
