@@ -193,11 +193,25 @@ class SocketListener:
         self.socket = sock
         self._addr = addr
         self._to_multiaddr = to_multiaddr
+        self._expected: dict[SockAddr, trio.MemorySendChannel[trio.socket.SocketType]] = {}
 
     @property
     def addr(self) -> Multiaddr:
         """Where it listens, port filled in."""
         return self._addr
+
+    @contextmanager
+    def expecting(self, remote: SockAddr) -> Iterator[trio.MemoryReceiveChannel[trio.socket.SocketType]]:
+        """Who comes from that host and port comes out here, and not by `accept`, for the length of the block."""
+        sender, receiver = trio.open_memory_channel[trio.socket.SocketType](1)
+        self._expected[remote[:2]] = sender
+        try:
+            yield receiver
+        finally:
+            del self._expected[remote[:2]]
+            sender.close()
+            for unclaimed in _waiting(receiver):
+                unclaimed.close()
 
     async def accept(self) -> tuple[SocketStream, Multiaddr]:
         """As `ByteListener.accept`; ListenError when the socket is gone, ClosedResourceError after `aclose`."""
@@ -212,12 +226,32 @@ class SocketListener:
                 if self.socket.fileno() == -1:
                     raise trio.ClosedResourceError(f"{self._addr} is closed") from None
                 raise ListenError(f"{self._addr}: {error.strerror}") from error
+            expected = self._expected.get(remote[:2]) if self._expected else None
+            if expected is not None and _handed_over(expected, sock):
+                continue
             return SocketStream(sock, self._to_multiaddr), self._to_multiaddr(remote)
 
     async def aclose(self) -> None:
         """Stops listening; accepted streams live on."""
         self.socket.close()
         await trio.lowlevel.checkpoint()
+
+
+def _handed_over(expected: trio.MemorySendChannel[trio.socket.SocketType], sock: trio.socket.SocketType) -> bool:
+    try:
+        expected.send_nowait(sock)
+    except (trio.WouldBlock, trio.BrokenResourceError):
+        return False
+    return True
+
+
+def _waiting(channel: trio.MemoryReceiveChannel[trio.socket.SocketType]) -> Iterator[trio.socket.SocketType]:
+    """What came and was not taken."""
+    while True:
+        try:
+            yield channel.receive_nowait()
+        except (trio.WouldBlock, trio.EndOfChannel):
+            return
 
 
 def ip_component(host: str, scope: int = 0) -> Multiaddr:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from multiaddr import Multiaddr
+
+    from talos.transport.sockets import SockAddr
 
 __all__ = ["Tcp", "TcpConfig"]
 
@@ -91,20 +94,51 @@ class Tcp(ByteTransport):
         return listener
 
     async def punch(self, addr: Multiaddr) -> SocketStream:
-        """Dials from a port that is listened on, in the same address family; DialError when there is none."""
+        """Dials from a port that is listened on, in the same address family; DialError when there is none.
+
+        Whoever comes from `addr` to that port meanwhile is the answer too: the other side was let through first.
+        """
         with os_errors_as(DialError, addr):
             family, sockaddr = ip_and_port(addr)
-            listening = next((each.socket for each in self._listeners if _listens(each.socket, family)), None)
-            if listening is None:
+            listener = next((each for each in self._listeners if _listens(each.socket, family)), None)
+            if listener is None:
                 raise DialError(f"no port is listened on to punch from, to {addr}")
-            sock = trio.socket.socket(family, socket.SOCK_STREAM)
-            with _closed_on_failure(sock):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                with _port_shared(listening):
-                    await sock.bind(listening.getsockname())
-                await sock.connect(sockaddr)
-                return SocketStream(sock, tcp_addr)
+            with listener.expecting(sockaddr) as coming:
+                sock = trio.socket.socket(family, socket.SOCK_STREAM)
+                with _closed_on_failure(sock):
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                    with _port_shared(listener.socket):
+                        await sock.bind(listener.socket.getsockname())
+                    return SocketStream(await _first(sock, sockaddr, coming), tcp_addr)
+
+
+async def _first(
+    sock: trio.socket.SocketType, sockaddr: SockAddr, coming: trio.MemoryReceiveChannel[trio.socket.SocketType]
+) -> trio.socket.SocketType:
+    """`sock` once it is connected, or who came in its place; OSError when neither will be."""
+    came: list[trio.socket.SocketType] = []
+    failed: list[OSError] = []
+
+    async def receive(scope: trio.CancelScope) -> None:
+        came.append(await coming.receive())
+        scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive, nursery.cancel_scope)
+        try:
+            await sock.connect(sockaddr)
+        except OSError as error:
+            failed.append(error)
+            if error.errno == errno.EADDRNOTAVAIL:  # the other side's connection is there, and about to be accepted
+                await trio.sleep_forever()
+        nursery.cancel_scope.cancel()
+    if came:
+        sock.close()
+        return came[0]
+    if failed:
+        raise failed[0]
+    return sock
 
 
 def _listens(sock: trio.socket.SocketType, family: socket.AddressFamily) -> bool:

@@ -10,6 +10,8 @@ import pytest
 import trio
 
 from talos.abc import EntryKind
+from talos.addr import parse
+from talos.agent import open_host
 from talos.errors import AuditError, LimitExceeded, LocalProtocolError, RecipientUnknown
 from talos.identity.wallet import EncryptionKey, Wallet
 from talos.messaging.code import AckState, Code, MessageType
@@ -17,7 +19,8 @@ from talos.messaging.config import DeliveryLimits, MessagingConfig, Strangers
 from talos.messaging.handling import Received, Verdict
 from talos.messaging.service import HistoryQuery
 from talos.messaging.store import MessageState
-from tests.messaging.harness import Person, texts
+from talos.relay import open_circuit, open_relay
+from tests.messaging.harness import Person, texts, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +67,24 @@ async def test_a_letter_arrives(alice: Person, bob: Person) -> None:
         assert alice.log.of(EntryKind.SENT) == bob.log.of(EntryKind.RECEIVED) == [sent.id]
         assert alice.log.of(EntryKind.RECEIPT_GOT) == [sent.id]
         assert [one.content for one in from_alice.history()] == [one.content for one in to_bob.history()]
+
+
+async def test_a_letter_through_a_relay(alice: Person, bob: Person, memory_config: MakeConfig) -> None:
+    async with (
+        open_host(memory_config()) as relay,
+        open_relay(relay) as serving,
+        alice.open() as from_alice,
+        bob.open() as to_bob,
+        open_circuit(alice.node),
+        open_circuit(bob.node, listen=(parse(f"{relay.addrs[0]}/p2p-circuit"),)) as circuit,
+    ):
+        await until(lambda: bool(circuit.relays))
+        alice.node.peerstore.add_addrs(bob.peer, [addr for addrs in circuit.relays.values() for addr in addrs])
+        sent = await from_alice.send(bob.peer, "By a detour.")
+        assert (await sent.wait()).state is MessageState.DELIVERED
+        assert await texts(to_bob, 1) == ["By a detour."]
+        assert serving.circuits == 1
+        assert all(one.limited for one in alice.node.connections if one.remote_peer == bob.peer)
 
 
 async def test_many_at_once_keep_their_order_both_ways(alice: Person, bob: Person) -> None:

@@ -180,3 +180,36 @@ def test_errors_name_the_address_and_the_reason() -> None:
 def test_a_backlog_that_makes_no_sense() -> None:
     with pytest.raises(ConfigError):
         TcpConfig(backlog=0)
+
+
+async def test_a_hole_may_be_entered_from_the_other_side() -> None:
+    ours, theirs = Tcp(), Tcp()
+    here, there = await ours.listen(ANY), await theirs.listen(ANY)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(here.accept)
+        with here.expecting(there.socket.getsockname()) as coming:
+            stream = await theirs.punch(here.addr)
+            sock = await coming.receive()
+            assert sock.getpeername() == there.socket.getsockname()
+            sock.close()
+            assert await stream.receive_some() == b""
+            await stream.aclose()
+        nursery.cancel_scope.cancel()
+    await here.aclose()
+    await there.aclose()
+
+
+async def test_who_came_through_a_hole_and_was_not_taken_is_closed() -> None:
+    ours, theirs = Tcp(), Tcp()
+    here, there = await ours.listen(ANY), await theirs.listen(ANY)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(here.accept)
+        with here.expecting(there.socket.getsockname()) as coming:
+            stream = await theirs.punch(here.addr)
+            while not coming.statistics().current_buffer_used:  # noqa: ASYNC110 - the kernel hands it over
+                await trio.sleep(0.001)
+        assert await stream.receive_some() == b""
+        await stream.aclose()
+        nursery.cancel_scope.cancel()
+    await here.aclose()
+    await there.aclose()
