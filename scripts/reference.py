@@ -31,6 +31,20 @@ PACKAGES = (
     "talos.transport", "talos.wire",
 )  # fmt: skip
 """What programs use first stands first."""
+EXITS = {
+    "0": "done; for `send`: it is as far as `--until` asks",
+    "1": "none of the below: a protocol error, a limit, not in the record, a bug",
+    "2": "wrong arguments; a name that fits nobody, or several",
+    "3": "the other side says no: no grant, declined, blocked",
+    "4": "not found, not reached in time, or lost",
+    "5": "identity, passphrase, policy, configuration; a program named there does not exist",
+    "6": "the other side took it on, and then failed",
+    "7": "the record refuses: full, failed, frozen or locked; nothing was done unrecorded",
+    "8": "a signature, hash, proof, chain or receipt does not hold",
+    "9": "it exists already: identity, file; the port or the home is in use",
+    "75": "accepted, not finished: it goes on by itself, or when it is run again",
+    "129, 130, 143": "ended by a signal",
+}
 SECTIONS = ("start", "agents", "talk", "look inside")
 
 
@@ -40,8 +54,12 @@ SECTIONS = ("start", "agents", "talk", "look inside")
 def commands() -> Iterator[str]:
     yield "# Commands\n"
     yield MADE
-    yield "Exit codes are one table for all: [control](control.md). Every command takes, before or after its name:\n"
+    yield "Every command takes, before or after its name:\n"
     yield from _options(_shared())
+    yield "\n## Exit codes\n"
+    yield "| exit | |"
+    yield "|---|---|"
+    yield from (f"| {code} | {meaning} |" for code, meaning in EXITS.items())
     for section in SECTIONS:
         yield f"\n## {section.capitalize()}\n"
         for name, entry in COMMANDS.items():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WITH_COMMANDS = [page for page in PAGES if steps(page.read_text())]
-GATE = {"README.md", "first-agent.md", "send-a-message.md"}
+GATE = {"README.md", "first-agent.md"}
 """What everybody reads first; the other pages run in `make long`."""
 ELSEWHERE = {
     "make": "its targets are the gate, the long run, interop and benchmarks themselves",

@@ -349,13 +349,13 @@ async def test_the_server_says_where_it_is(
     as_json: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[Any] = []
-    monkeypatch.setattr(telling, "tell_up", lambda session, status, key: told.append((status, key)))
+    monkeypatch.setattr(telling, "tell_up", lambda session, status, key, *, whole: told.append((status, key, whole)))
     monkeypatch.setattr("talos.control.snapshots.status", lambda agent, query: {"pid": 1})
     node = SimpleNamespace(addrs=[ADDR], key=SimpleNamespace(public_key=SimpleNamespace(data=b"k")))
     control = SimpleNamespace(agent=SimpleNamespace(node=node), stopped=trio.Event())
     control.stopped.set()
     assert await server_command._Showing(Session(json=as_json)).body(control) == 0  # type: ignore[arg-type]
     captured = capsys.readouterr()
-    assert told == [({"pid": 1}, b"k")]
-    assert captured.out == ("" if as_json else f"  {ADDR}\n")
+    assert told == [({"pid": 1}, b"k", True)]
+    assert captured.out == ""
     assert ("talos register --server" in captured.err) is not as_json
