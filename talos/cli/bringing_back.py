@@ -46,8 +46,9 @@ async def _fetch(session: Session, wallet: Wallet, who: Name, scratch: Path, cha
     ours = ChainConfig() if session.timeout is None else replace(ChainConfig(), sync_seconds=session.timeout)
     async with (
         open_host(presets.minimal(wallet.identity)) as node,
-        open_dht(node, asking),
+        open_dht(node, asking, store=session.home.path / "dht.db") as dht,
         open_chain(node, ours, ChainKeys.of(wallet), directory=scratch) as chain,
     ):
+        await dht.bootstrapped()
         await node.connect(peer, who.addrs())
         return await chain.bring_back(peer, chain_id)
