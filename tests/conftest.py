@@ -21,7 +21,8 @@ from talos.muxer.mplex import Mplex
 from talos.muxer.yamux import Yamux
 from talos.security.noise import Noise
 from talos.security.tls import Tls
-from talos.transport import Memory, Tcp, Unix
+from talos.testing.web_certificate import WebCertificate, make_web_certificate
+from talos.transport import Memory, Tcp, Unix, WebSocket
 from talos.transport.quic import Quic
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class WholeRow:
 TRANSPORTS: dict[str, tuple[Callable[[], ByteTransport], str]] = {
     "memory": (Memory, "/memory/0"),
     "tcp": (Tcp, "/ip4/127.0.0.1/tcp/0"),
+    "ws": (WebSocket, "/ip4/127.0.0.1/tcp/0/ws"),
     "unix": (Unix, "/unix{tmp}/{number}"),
 }
 SECURITY: dict[str, SecurityFactory] = {"noise": Noise, "tls": Tls}
@@ -152,3 +154,9 @@ def _tasks() -> int:
 
 def _descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.fixture(scope="session")
+def web_certificate(tmp_path_factory: pytest.TempPathFactory) -> WebCertificate:
+    """A certificate of this machine for /wss, and the authority that vouches for it."""
+    return make_web_certificate(tmp_path_factory.mktemp("web"))

@@ -20,6 +20,7 @@ from talos.addr.binary import (
 from talos.addr.ip import IP, IpBlock, ip_block, ip_group, ip_of, is_loopback, is_private, is_public, limit_blocks
 from talos.addr.questions import host_port, is_exactly, is_relayed, names_of, path_of, split_peer, with_peer
 from talos.addr.text import parse
+from talos.addr.websocket import WebSocketAddr, is_websocket, naming_server, request_path, websocket_of
 
 __all__ = [
     "IP",
@@ -27,6 +28,7 @@ __all__ = [
     "MAX_COMPONENTS",
     "Component",
     "IpBlock",
+    "WebSocketAddr",
     "components",
     "decode",
     "decode_known",
@@ -40,10 +42,14 @@ __all__ = [
     "is_private",
     "is_public",
     "is_relayed",
+    "is_websocket",
     "limit_blocks",
     "names_of",
+    "naming_server",
     "parse",
     "path_of",
+    "request_path",
     "split_peer",
+    "websocket_of",
     "with_peer",
 ]

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from talos.transport.resolve import Resolver, ResolverConfig
     from talos.transport.tcp import Tcp, TcpConfig
     from talos.transport.unix import Unix, UnixConfig
+    from talos.transport.websocket import WebSocket, WebSocketConfig
 
 __all__ = [
     "Memory",
@@ -23,6 +24,8 @@ __all__ = [
     "TcpConfig",
     "Unix",
     "UnixConfig",
+    "WebSocket",
+    "WebSocketConfig",
 ]
 
 _MODULES = {
@@ -37,6 +40,8 @@ _MODULES = {
     "TcpConfig": "tcp",
     "Unix": "unix",
     "UnixConfig": "unix",
+    "WebSocket": "websocket",
+    "WebSocketConfig": "websocket",
 }
 
 

@@ -1,6 +1,7 @@
 """Names in multiaddrs: /dns, /dns4 and /dns6 by the system's resolver, /dnsaddr by TXT records.
 
-Only the name component is replaced, what stands behind it is kept. Lookups run in threads of their own number, so
+Only the name component is replaced, what stands behind it is kept; where a certificate will be checked against the
+name (/wss), it stays as /sni. Lookups run in threads of their own number, so
 that a name server that does not answer blocks nothing else; a thread that is given up keeps its place until it ends.
 """
 
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import trio
 
-from talos.addr import names_of, parse
+from talos.addr import names_of, naming_server, parse
 from talos.errors import ConfigError, DialError, NotSupported, TalosError
 from talos.transport.sockets import ip_component
 
@@ -102,7 +103,7 @@ class Resolver:
             return (addr,)
         search = _Search(self)
         with trio.move_on_after(self.config.timeout_seconds) as scope:
-            await search.follow(str(addr), self.config.max_depth)
+            await search.follow(str(naming_server(addr)), self.config.max_depth)
         if not search.results:
             reason = "time is up" if scope.cancelled_caught else search.reason or "the name has no address"
             raise DialError(f"cannot resolve {addr}: {reason}")

@@ -135,6 +135,31 @@ class SocketStream(trio.abc.HalfCloseableStream):
         finally:
             self._receiving = False
 
+    async def send_some(self, data: bytes | memoryview) -> int:
+        """Waits for room and says how many bytes it took; when it is cancelled, nothing was sent."""
+        self._enter_sending()
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            view = memoryview(data)
+            if sent := self._try_send(view):
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            while not sent:
+                await trio.lowlevel.wait_writable(self.socket)
+                sent = self._try_send(view)
+            return sent
+        finally:
+            self._sending = False
+
+    def send_nowait(self, data: bytes) -> int:
+        """How many bytes the kernel took at once; none while it is full or another task is sending."""
+        if self._sending:
+            return 0
+        self._enter_sending()
+        try:
+            return self._try_send(memoryview(data))
+        finally:
+            self._sending = False
+
     def close(self) -> None:
         """Closes at once, without a checkpoint."""
         if self.socket.fileno() != -1:

@@ -13,7 +13,7 @@ from talos.identity.peer_id import PeerId
 from talos.muxer.yamux import Yamux
 from talos.security.noise import Noise
 from talos.testing.check_transport import check_byte_transport, check_connection
-from talos.transport import Memory, Tcp, Unix
+from talos.transport import Memory, Tcp, Unix, WebSocket, WebSocketConfig
 from talos.transport.quic import Quic
 from talos.upgrade import Upgrade
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import trio
 
     from talos.abc import ByteTransport, ProtocolId, Role, SecureChannel
+    from talos.testing.web_certificate import WebCertificate
 
 
 class LateMuxer(Noise):
@@ -54,6 +55,7 @@ TRANSPORTS = [
         marks=pytest.mark.skipif(not has_ipv6(), reason="no IPv6 here"),
     ),
     pytest.param(Memory(), "/memory/0", "/memory/999999", id="memory"),
+    pytest.param(WebSocket(), "/ip4/127.0.0.1/tcp/0/ws", "/ip4/127.0.0.1/tcp/1/ws", id="ws"),
     pytest.param(Unix(), "/unix/{tmp}/s", "/unix/{tmp}/nobody", id="unix"),
 ]
 
@@ -94,3 +96,11 @@ async def test_quic(addr: str) -> None:
     assert not listener.matches(parse("/ip4/127.0.0.1/tcp/0"))
     assert listener.matches(parse(addr))
     await check_connection(dialer, listener, parse(addr), (peers[0], peers[1]), peers[2])
+
+
+async def test_wss(web_certificate: WebCertificate) -> None:
+    config = WebSocketConfig(
+        certificate=web_certificate.chain, private_key=web_certificate.key, authorities=web_certificate.authority
+    )
+    where, nobody = parse("/ip4/127.0.0.1/tcp/0/tls/ws"), parse("/ip4/127.0.0.1/tcp/1/wss")
+    await check_byte_transport(WebSocket(config), where, nobody, resumes=False)
