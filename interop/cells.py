@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,8 @@ import trio
 
 from interop.matrix import OURS
 from interop.process import ListenerProcess, PeerFailed, dial, listener
-from interop.stack import LISTEN
+from interop.stack import LISTEN, web_environment
+from talos.testing.web_certificate import make_web_certificate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -67,7 +68,7 @@ async def run_cells(
 
 async def run_cell(cell: Cell, adapters: Adapters, deadline_seconds: float) -> Outcome:
     """One cell from a fresh listener to the last operation; never raises because of a peer."""
-    outcome = Outcome(cell)
+    outcome = Outcome(cell, skipped=cell.absent)
     for name in (cell.dialer, cell.listener):
         outcome.skipped = outcome.skipped or adapters.absent.get(name)
         outcome.failed = outcome.failed or adapters.failed.get(name)
@@ -87,13 +88,25 @@ async def run_cell(cell: Cell, adapters: Adapters, deadline_seconds: float) -> O
 
 
 async def _operate(cell: Cell, dialer: Adapter, listening: Adapter, outcome: Outcome) -> None:
-    async with _address(cell, listening) as (addr, peer):
+    async with _certified(cell) as environment, AsyncExitStack() as stack:
+        dialer, listening = (replace(adapter, environment=environment) for adapter in (dialer, listening))
+        addr, peer = await stack.enter_async_context(_address(cell, listening))
         for operation in cell.operations:
             result = await dial(dialer, addr, cell.stack, operation.name, operation.options)
             check(operation, result, cell, addr)
             outcome.results[operation.name] = result
         if peer is not None and cell.listener == OURS and "identify" in outcome.results:
             await _identified(peer, cell, dialer)
+
+
+@asynccontextmanager
+async def _certified(cell: Cell) -> AsyncIterator[Mapping[str, str]]:
+    """Where the peers of a wss cell find their certificates: the environment of interop/peers/README.md."""
+    if cell.transport != "wss":
+        yield {}
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        yield web_environment(make_web_certificate(Path(directory)))
 
 
 @asynccontextmanager
@@ -105,11 +118,8 @@ async def _address(cell: Cell, adapter: Adapter) -> AsyncIterator[tuple[str, Lis
             with tempfile.TemporaryDirectory() as directory:
                 async with listener(adapter, cell.stack, f"/unix{Path(directory) / 's'}") as peer:
                     yield peer.addr, peer
-        case "quic-v1":
-            async with listener(adapter, cell.stack, LISTEN["quic-v1"]) as peer:
-                yield peer.addr, peer
-        case _:
-            async with listener(adapter, cell.stack) as peer:
+        case transport:
+            async with listener(adapter, cell.stack, LISTEN[transport]) as peer:
                 yield peer.addr, peer
 
 
@@ -144,12 +154,17 @@ def check(operation: Operation, result: Mapping[str, Any], cell: Cell, addr: str
         raise PeerFailed(f"{cell.dialer}: {operation.name} answered {dict(result)!r}"[:500])
 
 
+def _observes(cell: Cell) -> bool:
+    """Whether the listener sees, and tells, an IP address: py does not over WebSockets."""
+    return cell.transport == "tcp" or (cell.transport in {"ws", "wss"} and cell.listener != "py")
+
+
 def _identity_holds(result: Mapping[str, Any], cell: Cell, addr: str) -> bool:
     _, named, peer_id = addr.rpartition("/p2p/")
     return (
         (not named or result.get("peer_id") == peer_id)
         and PING in result.get("protocols", [])
         and bool(result.get("agent"))
-        and (cell.transport != "tcp" or str(result.get("observed_addr", "")).startswith("/ip"))
+        and (not _observes(cell) or str(result.get("observed_addr", "")).startswith("/ip"))
         and (cell.dialer != OURS or result.get("asked_by_peer") is True)
     )

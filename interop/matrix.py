@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ __all__ = ["MATRIX_FILE", "PEERS", "Cell", "Matrix", "Operation", "load", "parse
 MATRIX_FILE = Path(__file__).with_name("matrix.toml")
 PEERS = ("js", "go", "rust", "py", "talos")
 OURS = "talos"
-TRANSPORTS = ("memory", "tcp", "unix", "quic-v1")
+TRANSPORTS = ("memory", "tcp", "unix", "ws", "wss", "quic-v1")
 WHOLE = frozenset({"quic-v1"})
 """Transports that bring their own security and streams: a stack by themselves."""
 SECURITY = ("noise", "tls", "plaintext")
@@ -43,6 +43,8 @@ class Cell:
     listener: str
     stack: str
     operations: tuple[Operation, ...]
+    absent: str | None = None
+    """Why there is nothing to run: something that the peer does not have."""
 
     @property
     def name(self) -> str:
@@ -128,14 +130,14 @@ def _cells(row: Mapping[str, Any], operations: Sequence[Operation]) -> list[Cell
     if peer not in PEERS:
         raise ConfigError(f"row: peer is one of {', '.join(PEERS)}, not {peer!r}")
     where = f"row of {peer}"
-    _known(row, where, {"peer", "transports", "security", "muxers", "roles", "override"})
+    _known(row, where, {"peer", "transports", "security", "muxers", "roles", "override", "absent"})
     overrides = row.get("override", {})
     _known(overrides, f"{where}: override", {operation.name for operation in operations})
     done = tuple(
         Operation(name=op.name, options=dict(op.options) | _options(overrides.get(op.name, {}), where))
         for op in operations
     )
-    return [
+    cells = [
         Cell(
             dialer=OURS if role == "dialer" else peer,
             listener=peer if role == "dialer" else OURS,
@@ -143,6 +145,19 @@ def _cells(row: Mapping[str, Any], operations: Sequence[Operation]) -> list[Cell
             operations=done,
         )
         for stack, role in itertools.product(_stacks(row, where), _names(row, where, "roles", ROLES))
+    ]
+    return _without_absent(cells, row.get("absent", {}), where)
+
+
+def _without_absent(cells: list[Cell], reasons: object, where: str) -> list[Cell]:
+    """`cells`, those whose name holds a key of `reasons` with that reason; each key has to be needed."""
+    if not isinstance(reasons, dict) or not all(isinstance(reason, str) and reason for reason in reasons.values()):
+        raise ConfigError(f"{where}: absent is reasons by a part of the cell's name, not {reasons!r}")
+    if unneeded := [part for part in reasons if not any(part in cell.name for cell in cells)]:
+        raise ConfigError(f"{where}: absent: no cell is called {unneeded[0]!r}")
+    return [
+        replace(cell, absent=next((reason for part, reason in reasons.items() if part in cell.name), None))
+        for cell in cells
     ]
 
 

@@ -55,6 +55,8 @@ class Adapter:
     command: tuple[str, ...]
     version: str = ""
     cwd: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Set for its processes, above what they inherit."""
 
     def arguments(self, *words: str, **options: object) -> list[str]:
         """The command with `words`, then each option as `--name value`.
@@ -209,7 +211,14 @@ async def _started(
     with tempfile.TemporaryFile() as stderr:
         pipe = subprocess.PIPE
         try:
-            process = await trio.lowlevel.open_process(command, stdin=pipe, stdout=pipe, stderr=stderr, cwd=adapter.cwd)
+            process = await trio.lowlevel.open_process(
+                command,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=stderr,
+                cwd=adapter.cwd,
+                env={**os.environ, **adapter.environment},
+            )
         except OSError as error:
             raise PeerFailed(f"{adapter.name}: cannot start: {error}") from None
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from talos.addr import parse
@@ -13,13 +15,16 @@ if TYPE_CHECKING:
 
     from talos.abc import ByteTransport, Muxer
     from talos.host.config import SecurityFactory, TransportFactory
+    from talos.testing.web_certificate import WebCertificate
 
-__all__ = ["LISTEN", "node_config"]
+__all__ = ["LISTEN", "node_config", "web_environment"]
 
 T = TypeVar("T")
 
 LISTEN: Mapping[str, str] = {
     "tcp": "/ip4/127.0.0.1/tcp/0",
+    "ws": "/ip4/127.0.0.1/tcp/0/ws",
+    "wss": "/ip4/127.0.0.1/tcp/0/wss",
     "memory": "/memory/1",
     "quic-v1": "/ip4/127.0.0.1/udp/0/quic-v1",
 }
@@ -30,6 +35,38 @@ def _tcp() -> ByteTransport:
     from talos.transport import Tcp
 
     return Tcp()
+
+
+def _ws() -> ByteTransport:
+    from talos.transport import WebSocket
+
+    return WebSocket()
+
+
+def _wss() -> ByteTransport:
+    """With the certificates that the environment names; without any it dials, and checks nothing, as images must."""
+    from talos.transport import WebSocket, WebSocketConfig
+
+    chain, key, authority = (os.environ.get(name) for name in ("WEB_CHAIN", "WEB_KEY", "WEB_AUTHORITY"))
+    return WebSocket(
+        WebSocketConfig(
+            certificate=Path(chain) if chain else None,
+            private_key=Path(key) if key else None,
+            authorities=Path(authority) if authority else None,
+            verify=authority is not None,
+        )
+    )
+
+
+def web_environment(made: WebCertificate) -> Mapping[str, str]:
+    """How peers are told of the certificates of wss."""
+    authority = str(made.authority)
+    return {
+        "WEB_CHAIN": str(made.chain),
+        "WEB_KEY": str(made.key),
+        "WEB_AUTHORITY": authority,
+        "NODE_EXTRA_CA_CERTS": authority,  # Node's own
+    }
 
 
 def _unix() -> ByteTransport:
@@ -80,7 +117,13 @@ def _mplex() -> Muxer:
     return Mplex()
 
 
-_TRANSPORTS: Mapping[str, Callable[[], ByteTransport]] = {"tcp": _tcp, "unix": _unix, "memory": _memory}
+_TRANSPORTS: Mapping[str, Callable[[], ByteTransport]] = {
+    "tcp": _tcp,
+    "ws": _ws,
+    "wss": _wss,
+    "unix": _unix,
+    "memory": _memory,
+}
 _WHOLE: Mapping[str, Callable[[], TransportFactory]] = {"quic-v1": _quic}
 """Transports that bring their own security and streams: a whole stack each."""
 _SECURITY: Mapping[str, Callable[[], SecurityFactory]] = {"noise": _noise, "tls": _tls, "plaintext": _plaintext}

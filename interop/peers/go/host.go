@@ -1,9 +1,12 @@
 package main
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"fmt"
 	"io"
+	"os"
 	"runtime/debug"
 	"strings"
 
@@ -15,6 +18,7 @@ import (
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	"github.com/libp2p/go-libp2p/p2p/transport/websocket"
 )
 
 const (
@@ -24,7 +28,11 @@ const (
 )
 
 var (
-	transports = map[string]libp2p.Option{"tcp": libp2p.Transport(tcp.NewTCPTransport)}
+	transports = map[string]libp2p.Option{
+		"tcp": libp2p.Transport(tcp.NewTCPTransport),
+		"ws":  libp2p.Transport(websocket.New),
+		"wss": secureWebsockets(),
+	}
 	securities = map[string]libp2p.Option{
 		"noise": libp2p.Security(noise.ID, noise.New),
 		"tls":   libp2p.Security(libp2ptls.ID, libp2ptls.New),
@@ -76,6 +84,20 @@ func openHost(stack, listen string, more ...libp2p.Option) (host.Host, error) {
 		opts = append(opts, libp2p.ListenAddrStrings(listen))
 	}
 	return libp2p.New(append(opts, more...)...)
+}
+
+// secureWebsockets shows, and trusts, the certificates that the environment names.
+func secureWebsockets() libp2p.Option {
+	var opts []any
+	if chain, err := tls.LoadX509KeyPair(os.Getenv("WEB_CHAIN"), os.Getenv("WEB_KEY")); err == nil {
+		opts = append(opts, websocket.WithTLSConfig(&tls.Config{Certificates: []tls.Certificate{chain}}))
+	}
+	if authority, err := os.ReadFile(os.Getenv("WEB_AUTHORITY")); err == nil {
+		trusted := x509.NewCertPool()
+		trusted.AppendCertsFromPEM(authority)
+		opts = append(opts, websocket.WithTLSClientConfig(&tls.Config{RootCAs: trusted}))
+	}
+	return libp2p.Transport(websocket.New, opts...)
 }
 
 // agent names the library, where it would name this program by itself.

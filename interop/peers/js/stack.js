@@ -1,5 +1,6 @@
 // The node: stacks, limits and the services of the contract.
 
+import { readFileSync } from 'node:fs'
 import { circuitRelayTransport } from '@libp2p/circuit-relay-v2'
 import { identify } from '@libp2p/identify'
 import { mplex } from '@libp2p/mplex'
@@ -8,6 +9,7 @@ import { ping } from '@libp2p/ping'
 import { plaintext } from '@libp2p/plaintext'
 import { tcp } from '@libp2p/tcp'
 import { tls } from '@libp2p/tls'
+import { webSockets } from '@libp2p/websockets'
 import { yamux } from '@libp2p/yamux'
 import { quic } from '@chainsafe/libp2p-quic'
 import { createLibp2p } from 'libp2p'
@@ -17,7 +19,7 @@ export const ECHO = '/echo/1.0.0'
 export const PERF = '/perf/1.0.0'
 export const PING = '/ipfs/ping/1.0.0'
 
-const TRANSPORTS = { tcp }
+const TRANSPORTS = { tcp, ws: () => webSockets(), wss: secureWebSockets }
 const SECURITY = { noise, tls, plaintext }
 const MUXERS = { yamux, mplex }
 // Transports that bring their own security and streams are a whole stack.
@@ -25,6 +27,13 @@ const WHOLE = { 'quic-v1': quic }
 const PERF_CHUNK = 65536
 const MANY = 100_000
 const LONG_MS = 3_600_000
+
+// As a listener it shows the certificate of the environment; as a dialer it trusts NODE_EXTRA_CA_CERTS.
+function secureWebSockets () {
+  const { WEB_CHAIN: chain, WEB_KEY: key } = process.env
+  const https = chain == null || key == null ? undefined : { cert: readFileSync(chain), key: readFileSync(key) }
+  return webSockets({ https })
+}
 
 function pick (table, name, kind) {
   const found = table[name]

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import secrets
+import ssl
 import struct
 import sys
 import time
@@ -57,7 +58,7 @@ def open_host(stack: str) -> Any:
         return new_host(key_pair=key_pair, enable_quic=True, enable_tcp=False, **unlimited())
     transport, _, upgrades = stack.partition("/")
     security, _, muxer = upgrades.partition("/")
-    if transport != "tcp" or security not in {"noise", "tls"} or muxer not in MUXERS:
+    if transport not in {"tcp", "ws", "wss"} or security not in {"noise", "tls"} or muxer not in MUXERS:
         raise Refused(f"py has no stack {stack!r}")
     if security == "noise":
         secured = {NOISE: NoiseTransport(key_pair, noise_privkey=create_new_x25519_key_pair().private_key)}
@@ -67,6 +68,7 @@ def open_host(stack: str) -> Any:
         key_pair=key_pair,
         sec_opt=secured,
         muxer_opt=MUXERS[muxer],
+        **websocket(transport),
         **unlimited(),
     )
 
@@ -86,6 +88,18 @@ def unlimited() -> dict[str, Any]:
             enable_rate_limiting=False,
         ),
     }
+
+
+def websocket(transport: str) -> dict[str, Any]:
+    """What `new_host` wants for WebSockets; the certificates of wss are those that the environment names."""
+    if transport == "tcp":
+        return {}
+    if transport == "ws":
+        return {"enable_websocket": True}
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(os.environ["WEB_CHAIN"], os.environ["WEB_KEY"])
+    client = ssl.create_default_context(cafile=os.environ["WEB_AUTHORITY"])
+    return {"enable_websocket": True, "tls_client_config": client, "tls_server_config": server}
 
 
 async def read(stream: Any, size: int = CHUNK) -> bytes:

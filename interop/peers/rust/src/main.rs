@@ -7,6 +7,7 @@ mod nat;
 mod node;
 mod operations;
 mod serve;
+mod web;
 
 use std::{collections::HashMap, error::Error, process::exit, time::Duration};
 

@@ -7,7 +7,9 @@ use futures::{
     future::{Either, select},
 };
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, autonat, dcutr, gossipsub, identify,
+    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, Transport as _, autonat,
+    core::upgrade,
+    dcutr, gossipsub, identify,
     identity::Keypair,
     kad,
     multiaddr::Protocol,
@@ -22,7 +24,7 @@ use tokio::task::JoinHandle;
 use crate::{
     Failure, gossip,
     nat::{self, Nat},
-    serve,
+    serve, web,
 };
 
 /// The shipped limit closes a connection that is idle for 10 s.
@@ -110,11 +112,9 @@ impl Node {
             })
         };
         // Each stack has a type of its own, so the builder is written out once per stack.
-        macro_rules! swarm {
-            ($security:expr, $muxer:expr) => {
-                SwarmBuilder::with_new_identity()
-                    .with_tokio()
-                    .with_tcp(tcp::Config::default().nodelay(true), $security, $muxer)?
+        macro_rules! finished {
+            ($builder:expr, $security:expr, $muxer:expr) => {
+                $builder
                     .with_relay_client($security, $muxer)?
                     .with_behaviour(behaviour)?
                     .with_swarm_config(|config| {
@@ -125,6 +125,37 @@ impl Node {
                     .build()
             };
         }
+        macro_rules! swarm {
+            ($security:expr, $muxer:expr) => {
+                finished!(
+                    SwarmBuilder::with_new_identity().with_tokio().with_tcp(
+                        tcp::Config::default().nodelay(true),
+                        $security,
+                        $muxer
+                    )?,
+                    $security,
+                    $muxer
+                )
+            };
+        }
+        macro_rules! websocket {
+            ($security:expr, $muxer:expr) => {
+                finished!(
+                    SwarmBuilder::with_new_identity()
+                        .with_tokio()
+                        .with_other_transport(|key| -> Result<_, Failure> {
+                            let secured = $security(key)?;
+                            let upgraded = web::transport()?
+                                .upgrade(upgrade::Version::V1Lazy)
+                                .authenticate(secured)
+                                .multiplex($muxer());
+                            Ok(upgraded)
+                        })?,
+                    $security,
+                    $muxer
+                )
+            };
+        }
         let yamux = || {
             many_streams(|config: &mut yamux::Config| {
                 config.set_max_num_streams(STREAMS);
@@ -133,22 +164,18 @@ impl Node {
         // QUIC brings its own security and streams.
         macro_rules! quic {
             () => {
-                SwarmBuilder::with_new_identity()
-                    .with_tokio()
-                    .with_quic()
-                    .with_relay_client(noise::Config::new, yamux())?
-                    .with_behaviour(behaviour)?
-                    .with_swarm_config(|config| {
-                        config
-                            .with_idle_connection_timeout(IDLE)
-                            .with_max_negotiating_inbound_streams(NEGOTIATING)
-                    })
-                    .build()
+                finished!(
+                    SwarmBuilder::with_new_identity().with_tokio().with_quic(),
+                    noise::Config::new,
+                    yamux()
+                )
             };
         }
         let mplex = || {
             many_streams(|config: &mut mplex::Config| {
                 config.set_max_num_streams(STREAMS);
+                // The shipped behaviour resets a stream that is 32 frames ahead of its reader.
+                config.set_max_buffer_behaviour(mplex::MaxBufferBehaviour::Block);
             })
         };
         let swarm = match stack {
@@ -156,6 +183,10 @@ impl Node {
             "tcp/tls/yamux" => swarm!(tls::Config::new, yamux()),
             "tcp/noise/mplex" => swarm!(noise::Config::new, mplex()),
             "tcp/tls/mplex" => swarm!(tls::Config::new, mplex()),
+            "ws/noise/yamux" | "wss/noise/yamux" => websocket!(noise::Config::new, yamux()),
+            "ws/tls/yamux" | "wss/tls/yamux" => websocket!(tls::Config::new, yamux()),
+            "ws/noise/mplex" | "wss/noise/mplex" => websocket!(noise::Config::new, mplex()),
+            "ws/tls/mplex" | "wss/tls/mplex" => websocket!(tls::Config::new, mplex()),
             "quic-v1" => quic!(),
             _ => return Err(format!("rust has no stack {stack:?}").into()),
         };
