@@ -31,6 +31,7 @@ __all__ = [
     "MessagesConfig",
     "NodeConfig",
     "RelayConfig",
+    "WebSocketConfig",
     "listen_addrs",
     "load",
 ]
@@ -63,6 +64,22 @@ class NodeConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
             raise ValueError(f"port is 0 to 65535, not {self.port}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebSocketConfig:
+    """`[websocket]`: for addresses in `/wss`. Files are named by their place in the home, in PEM."""
+
+    certificate: str = ""
+    """The chain that listeners show; needed to listen on `/wss`."""
+    private_key: str = ""
+    """Its key; empty: in the same file."""
+    authorities: str = ""
+    """Who vouches for the servers that are dialled, instead of the system's authorities."""
+
+    def __post_init__(self) -> None:
+        if self.private_key and not self.certificate:
+            raise ValueError("private_key needs a certificate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +212,7 @@ class Config:
     """What the sections say."""
 
     node: NodeConfig = NodeConfig()
+    websocket: WebSocketConfig = WebSocketConfig()
     dht: DhtConfig = DhtConfig()
     relay: RelayConfig = RelayConfig()
     gossip: GossipConfig = GossipConfig()

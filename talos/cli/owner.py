@@ -23,8 +23,10 @@ from talos.cli.recorded import tell_record
 from talos.control.server import ControlConfig, run_agent
 from talos.host import presets
 from talos.host.block import background
+from talos.host.config import Stack
 from talos.host.contain import Owner, contain
 from talos.identity.contacts import AddressBook
+from talos.transport import Tcp, WebSocket, WebSocketConfig
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from talos.dht import DhtConfig
     from talos.host.config import NodeConfig
     from talos.identity.contacts import Contacts
+    from talos.identity.home import Home
     from talos.identity.keyring import HomeKeys
     from talos.identity.wallet import Wallet
     from talos.mcp.policy import Policy
@@ -171,7 +174,7 @@ def _agent_config(session: Session, keys: HomeKeys, start: Start) -> AgentConfig
 
     settings = start.config
     return AgentConfig(
-        node=_node(keys.wallet, start),
+        node=_node(session.home, keys.wallet, start),
         wallet=keys.wallet,
         keys=keys,
         home=session.home,
@@ -196,9 +199,19 @@ def _agent_config(session: Session, keys: HomeKeys, start: Start) -> AgentConfig
     )
 
 
-def _node(wallet: Wallet, start: Start) -> NodeConfig:
+def _node(home: Home, wallet: Wallet, start: Start) -> NodeConfig:
     preset = presets.minimal if start.ephemeral else presets.server
-    return presets.listening(preset(wallet.identity), map(parse, start.listen))
+    node = replace(preset(wallet.identity), stack=Stack(transports=(Tcp(), WebSocket(_websocket(home, start.config)))))
+    return presets.listening(node, map(parse, start.listen))
+
+
+def _websocket(home: Home, settings: Config) -> WebSocketConfig:
+    """Of `[websocket]`."""
+    certificate, key, authorities = (
+        home.path / name if name else None
+        for name in (settings.websocket.certificate, settings.websocket.private_key, settings.websocket.authorities)
+    )
+    return WebSocketConfig(certificate=certificate, private_key=key, authorities=authorities)
 
 
 def dht_config(
