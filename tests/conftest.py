@@ -24,6 +24,7 @@ from talos.security.tls import Tls
 from talos.testing.web_certificate import WebCertificate, make_web_certificate
 from talos.transport import Memory, Tcp, Unix, WebSocket
 from talos.transport.quic import Quic
+from tests.carriers import USUAL, carried
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -114,12 +115,18 @@ def stack_config(row: Row | WholeRow, tmp_path: Path) -> MakeConfig:
 
 
 @pytest.fixture
-def memory_config() -> MakeConfig:
+def carrier(request: pytest.FixtureRequest) -> str:
+    """What `@over_carriers` chose; without it the usual."""
+    return getattr(request, "param", USUAL)
+
+
+@pytest.fixture
+def memory_config(carrier: str) -> MakeConfig:
     """Makes configurations of nodes in memory, for tests with a virtual clock; keywords replace fields."""
 
     def make(**changes: object) -> NodeConfig:
         config = NodeConfig(stack=Stack(transports=(Memory(),)), listen=(parse("/memory/0"),))
-        return replace(config, **changes)  # type: ignore[arg-type]
+        return replace(carried(config, carrier), **changes)  # type: ignore[arg-type]
 
     return make
 

@@ -19,6 +19,7 @@ from talos.host.config import NodeConfig, Stack
 from talos.host.node import open_node
 from talos.transport import Memory
 from talos.wire.message_stream import MessageStream
+from tests.carriers import USUAL, carried, over_carriers
 from tests.chain.conftest import call, keys_of, peer_of
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ ALICE, BOB, EVE = keys_of(b"Alice"), keys_of(b"Bob"), keys_of(b"Eve")
 ENTRIES = 40
 
 
-async def node_of(stack: AsyncExitStack, keys: object, *others: Node) -> Node:
+async def node_of(stack: AsyncExitStack, keys: object, *others: Node, carrier: str = USUAL) -> Node:
     config = NodeConfig(key=keys.identity, stack=Stack(transports=(Memory(),)), listen=(parse("/memory/0"),))  # type: ignore[attr-defined]
-    node = await stack.enter_async_context(open_node(config))
+    node = await stack.enter_async_context(open_node(carried(config, carrier)))
     for other in others:
         await node.connect(other.peer_id, other.addrs)
     return node
@@ -57,12 +58,13 @@ async def answer_with_nothing(messages: MessageStream[object, object]) -> None:
             await messages.send(Response(id=asked.id, headers=(b"\x00" * 296,)))
 
 
-async def test_a_copy_catches_up_and_follows(tmp_path: Path) -> None:
+@over_carriers
+async def test_a_copy_catches_up_and_follows(tmp_path: Path, carrier: str) -> None:
     """Section 1's diagram: status, compare, request, validate, take over; then each new block by itself."""
     shown = ChainConfig(readers=frozenset({peer_of(BOB)}))
     async with AsyncExitStack() as stack:
-        a = await node_of(stack, ALICE)
-        b = await node_of(stack, BOB, a)
+        a = await node_of(stack, ALICE, carrier=carrier)
+        b = await node_of(stack, BOB, a, carrier=carrier)
         alice = await stack.enter_async_context(open_chain(a, shown, ALICE, directory=tmp_path / "a"))
         bob = await stack.enter_async_context(open_chain(b, ChainConfig(), BOB, directory=tmp_path / "b"))
         for start in range(0, ENTRIES, 4):
@@ -81,11 +83,12 @@ async def test_a_copy_catches_up_and_follows(tmp_path: Path) -> None:
         assert reader.params.chain_id.hex() == result.chain_id
 
 
-async def test_a_long_gap_goes_by_headers_first(tmp_path: Path) -> None:
+@over_carriers
+async def test_a_long_gap_goes_by_headers_first(tmp_path: Path, carrier: str) -> None:
     shown = ChainConfig(readers=frozenset({peer_of(BOB)}))
     async with AsyncExitStack() as stack:
-        a = await node_of(stack, ALICE)
-        b = await node_of(stack, BOB, a)
+        a = await node_of(stack, ALICE, carrier=carrier)
+        b = await node_of(stack, BOB, a, carrier=carrier)
         alice = await stack.enter_async_context(open_chain(a, shown, ALICE, directory=tmp_path / "a"))
         bob = await stack.enter_async_context(open_chain(b, ChainConfig(), BOB, directory=tmp_path / "b"))
         for number in range(50):

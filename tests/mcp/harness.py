@@ -21,6 +21,7 @@ from talos.mcp.connect import McpConnectConfig, McpExit, run_mcp_client
 from talos.mcp.limits import McpLimits
 from talos.mcp.policy import quick_policy
 from talos.mcp.serve import McpServeConfig, McpServer, open_mcp_server
+from tests.carriers import USUAL, carried
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -199,12 +200,13 @@ async def tunnel(
     limits: McpLimits | None = None,
     audit: str = "calls",
     env: dict[str, str] | None = None,
+    carrier: str = USUAL,
     **changes: Any,
 ) -> AsyncIterator[Tunnel]:
     """A fault server lent by one node to the first `granted` of the others."""
-    connecting = [presets.testing() for _ in range(clients)]
+    connecting = [carried(presets.testing(), carrier) for _ in range(clients)]
     said: list[str] = []
-    async with open_node(presets.testing()) as serving, trio.open_nursery() as nodes:
+    async with open_node(carried(presets.testing(), carrier)) as serving, trio.open_nursery() as nodes:
         opened = [await nodes.start(_keep_node, config) for config in connecting]
         policy = quick_policy(
             command or [*FAST, *options],

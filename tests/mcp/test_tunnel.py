@@ -17,6 +17,7 @@ from talos.identity.peer_id import PeerId
 from talos.mcp.limits import McpLimits
 from talos.mcp.policy import quick_policy
 from talos.mcp.serve import McpServeConfig, open_mcp_server
+from tests.carriers import over_carriers
 from tests.mcp.harness import FAST, INITIALIZE, McpClient, alive, all_gone, call, error_of, request, text_of, tunnel
 
 if TYPE_CHECKING:
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-async def test_one_call_of_each_era() -> None:
-    async with tunnel() as t:
+@over_carriers
+async def test_one_call_of_each_era(carrier: str) -> None:
+    async with tunnel(carrier=carrier) as t:
         client = t.client()
         await client.send(INITIALIZE)
         answer = json.loads(await client.line())
@@ -123,9 +125,10 @@ async def test_without_a_grant_nothing_is_served() -> None:
                 pass
 
 
-async def test_eight_peers_at_once_hear_only_their_own() -> None:
+@over_carriers
+async def test_eight_peers_at_once_hear_only_their_own(carrier: str) -> None:
     calls = 50
-    async with tunnel(clients=8) as t:
+    async with tunnel(carrier=carrier, clients=8) as t:
         clients = [t.client(number) for number in range(8)]
         pids = [await client.call("pid") for client in clients]
         assert len(set(pids)) == 8

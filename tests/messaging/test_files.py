@@ -16,6 +16,7 @@ from talos.messaging.files.code import FileCode
 from talos.messaging.files.config import Accept, FileConfig
 from talos.messaging.files.mime import TypeLimits
 from talos.messaging.files.transfer import TransferState
+from tests.carriers import over_carriers
 from tests.messaging.file_harness import KIB, MIB, Sender, leftovers, noise, tree
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ async def gone(person: Sender) -> None:
             await trio.sleep(0.01)
 
 
+@over_carriers
 async def test_a_file_arrives(alice: Sender, bob: Sender, tmp_path: Path) -> None:
     data = noise(3 * MIB + 17)
     (tmp_path / "data.bin").write_bytes(data)

@@ -20,6 +20,7 @@ from talos.messaging.handling import Received, Verdict
 from talos.messaging.service import HistoryQuery
 from talos.messaging.store import MessageState
 from talos.relay import open_circuit, open_relay
+from tests.carriers import over_carriers
 from tests.messaging.harness import Person, texts, until
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Book:
         return peer in self.unwanted
 
 
+@over_carriers
 async def test_a_letter_arrives(alice: Person, bob: Person) -> None:
     async with alice.open() as from_alice, bob.open() as to_bob:
         alice.knows(bob)
@@ -87,6 +89,7 @@ async def test_a_letter_through_a_relay(alice: Person, bob: Person, memory_confi
         assert all(one.limited for one in alice.node.connections if one.remote_peer == bob.peer)
 
 
+@over_carriers
 async def test_many_at_once_keep_their_order_both_ways(alice: Person, bob: Person) -> None:
     async with alice.open() as from_alice, bob.open() as from_bob:
         alice.knows(bob)
@@ -97,6 +100,7 @@ async def test_many_at_once_keep_their_order_both_ways(alice: Person, bob: Perso
         assert await texts(from_alice, 150) == [f"b{number}" for number in range(150)]
 
 
+@over_carriers
 async def test_what_nobody_takes_waits_over_restarts(alice: Person, bob: Person) -> None:
     """Written before a key of the recipient was ever seen, delivered when it comes."""
     async with alice.open() as from_alice:
