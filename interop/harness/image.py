@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 import socket
 import sys
+import tempfile
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -17,6 +20,7 @@ from interop.harness.resp import RespClient
 from interop.stack import node_config
 from talos import open_host
 from talos.errors import ConfigError, DialError, TalosError
+from talos.testing.web_certificate import make_web_certificate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["open_image_node", "open_redis", "published_addr", "run_image"]
 
 RETRY_SECONDS = 0.2
-LISTEN = {"tcp": "tcp/0", "quic-v1": "udp/0/quic-v1"}
+LISTEN = {"tcp": "tcp/0", "ws": "tcp/0/ws", "wss": "tcp/0/wss", "quic-v1": "udp/0/quic-v1"}
 """The end of the address that each transport listens on."""
 
 
@@ -73,8 +77,12 @@ async def open_image_node(settings: Settings) -> AsyncIterator[Host]:
     """The node of this run: listening where told, or only dialing."""
     ip = ipaddress.ip_address(settings.listen_ip)
     listen = () if settings.is_dialer else (f"/ip{ip.version}/{ip}/{LISTEN[settings.transport]}",)
-    async with open_host(node_config(settings.stack, listen), perf=True) as host:
-        yield host
+    with tempfile.TemporaryDirectory() as directory:
+        if listen and settings.transport == "wss":  # the dialer checks nothing
+            made = make_web_certificate(Path(directory))
+            os.environ.update(WEB_CHAIN=str(made.chain), WEB_KEY=str(made.key))
+        async with open_host(node_config(settings.stack, listen), perf=True) as host:
+            yield host
 
 
 async def published_addr(settings: Settings, host: Host) -> str:

@@ -56,6 +56,7 @@ PROTOCOLS: tuple[tuple[str, int, int], ...] = (
     ("memory", 777, 8),
 )
 _MEMORY = varint.encode(777)
+_BY_NAME = {name: (code, size) for name, code, size in PROTOCOLS}
 _BY_CODE = {code: (name, size) for name, code, size in PROTOCOLS}
 
 
@@ -180,6 +181,15 @@ def _text(name: str, value: bytes) -> str:
 def _require(condition: bool, name: str) -> None:  # noqa: FBT001 - an assertion
     if not condition:
         raise RemoteProtocolError(f"address with a {name} of characters or a length that it cannot have")
+
+
+def encode(parts: Iterable[Component]) -> bytes:
+    """The bytes of an address of these parts, which were checked before."""
+    data = bytearray()
+    for name, value in parts:
+        code, size = _BY_NAME[name]
+        data += varint.encode(code) + (varint.encode(len(value)) if size == VAR else b"") + value
+    return bytes(data)
 
 
 @lru_cache(maxsize=2048)

@@ -71,6 +71,8 @@ def _value_of_text(name: str, value: str, text: str) -> bytes:
             return PeerId.parse(value).to_bytes()
         if name in ("dns", "dns4", "dns6", "dnsaddr", "sni", "ip6zone"):
             return value.encode()
+        if name == "http-path" and value in _BY_NAME:  # which the library takes for the protocol
+            return unquote_to_bytes(value)
         return _rare_value(name, value)
     except (LibraryError, ValueError) as error:
         raise ConfigError(f"address {text!r}: {value!r} is no {name}: {error}") from error

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from ipaddress import ip_address
 from urllib.parse import quote, unquote_to_bytes
 
 from multiaddr import Multiaddr
 
-from talos.addr.binary import Component, components
+from talos.addr.binary import Component, components, encode
 from talos.addr.questions import DNS_NAMES, IP_NAMES
-from talos.addr.text import parse
 from talos.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 PORT, SECURE_PORT = 80, 443
 _SECURITY = {("ws",): False, ("wss",): True, ("tls", "ws"): True, ("tls", "sni", "ws"): True}
@@ -61,8 +57,9 @@ def naming_server(addr: Multiaddr) -> Multiaddr:
     parts = components(addr)
     if found is None or not found.secure or parts[0].name not in DNS_NAMES or any(p.name == "sni" for p in parts):
         return addr
-    tail = "".join(f"/http-path/{_text(part)}" for part in parts if part.name == "http-path")
-    return parse(f"{found.below}/tls/sni/{found.server_name}/ws{tail}")
+    path = [part for part in parts if part.name == "http-path"]
+    security = [Component("tls", b""), Component("sni", parts[0].value), Component("ws", b"")]
+    return Multiaddr(found.below.to_bytes() + encode([*security, *path]))
 
 
 @lru_cache(maxsize=1024)
@@ -78,40 +75,22 @@ def _websocket_of(data: bytes) -> WebSocketAddr | None:
     if secure is None:
         return None
     port = int.from_bytes(parts[host_parts].value, "big") if with_port else SECURE_PORT if secure else PORT
-    host = parse("".join(f"/{part.name}/{_text(part)}" for part in parts[:host_parts]))
+    tcp = Component("tcp", port.to_bytes(2, "big"))
     named = next((part for part in rest if part.name == "sni"), parts[host_parts - 1])
     return WebSocketAddr(
-        below=parse(f"{host}/tcp/{port}"),
-        suffix=_suffix(rest, path),
+        below=Multiaddr(encode([*parts[:host_parts], tcp])),
+        suffix=Multiaddr(encode(rest if path is None else [*rest, path])),
         secure=secure,
-        server_name=_text(named),
+        server_name=str(ip_address(named.value)) if named.name in IP_NAMES else named.value.decode(),
         port=port,
-        path=_request_path(path),
+        path="/" if path is None else _quoted(path.value),
     )
 
 
-def _suffix(security: Sequence[Component], path: Component | None) -> Multiaddr:
-    tail = [*security, path] if path is not None else security
-    return parse("".join(f"/{part.name}" + (f"/{_text(part)}" if part.value else "") for part in tail))
-
-
-def _text(part: Component) -> str:
-    """The value of a component as an address writes it."""
-    if part.name in IP_NAMES:
-        from ipaddress import ip_address
-
-        return str(ip_address(part.value))
-    if part.name == "http-path":
-        return quote(part.value, safe="")
-    return part.value.decode()
-
-
-def _request_path(path: Component | None) -> str:
-    if path is None:
-        return "/"
-    return "/" + quote(path.value.lstrip(b"/"), safe=_PATH_SAFE)
-
-
 def request_path(target: str) -> str:
-    """The path of a request's target in the form of `WebSocketAddr.path`; what does not decode is quoted again."""
-    return "/" + quote(unquote_to_bytes(target.partition("?")[0]).lstrip(b"/"), safe=_PATH_SAFE)
+    """The path of a request's target in the form of `WebSocketAddr.path`."""
+    return _quoted(unquote_to_bytes(target.partition("?")[0]))
+
+
+def _quoted(path: bytes) -> str:
+    return "/" + quote(path.lstrip(b"/"), safe=_PATH_SAFE)

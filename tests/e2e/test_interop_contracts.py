@@ -10,7 +10,15 @@ import pytest
 from interop.gossipsub.local import blob_script, missed, run_nodes
 from interop.harness.local import run_kad, run_pair
 
-STACKS = ["tcp/noise/yamux", "tcp/tls/yamux", "tcp/noise/mplex", "tcp/tls/mplex", "quic-v1"]
+STACKS = [
+    "tcp/noise/yamux",
+    "tcp/tls/yamux",
+    "tcp/noise/mplex",
+    "tcp/tls/mplex",
+    "ws/noise/yamux",
+    "wss/tls/mplex",
+    "quic-v1",
+]
 
 
 @pytest.mark.parametrize("stack", STACKS)

@@ -161,6 +161,9 @@ class WebSocketStream(trio.abc.Stream):
             await self.open()
 
     async def _upgrade(self) -> None:
+        if isinstance(self._carrier, trio.SSLStream):
+            with self._faults():
+                await self._carrier.do_handshake()
         while True:
             await self._answer()
             if self._session.opened:
@@ -196,8 +199,10 @@ class WebSocketStream(trio.abc.Stream):
         with self._faults():
             async with self._writing:
                 await self._carrier.wait_send_all_might_not_block()
-                with trio.move_on_after(self._config.close_seconds, shield=True):
+                with trio.move_on_after(self._config.close_seconds, shield=True) as scope:
                     await self._put(self._session.data_to_send())
+                if scope.cancelled_caught:
+                    raise trio.BrokenResourceError("the other end took no answer")
 
     async def _explain(self) -> None:
         """Tells the other end what was wrong, where it still listens."""
