@@ -28,8 +28,9 @@ class WebSocketConfig:
     """Of a request or a response."""
     frame_bytes: int = 1024 * 1024
     """Payload of one frame that is taken. A message may have any number of frames: they are a stream."""
-    early_frame_bytes: int = 128 * 1024
-    """The same of the first frames, which come before anybody is authenticated."""
+    early_frame_bytes: int = 256 * 1024
+    """The same of the first frames, some of which come before anybody is authenticated. rust-libp2p sends up to 192 KiB
+    in one."""
     early_bytes: int = 64 * 1024
     """What comes in until a frame is no longer among the first."""
     sent_frame_bytes: int = 64 * 1024

@@ -1,0 +1,1 @@
+"""js-libp2p in Chromium against Talos over WebSockets."""
