@@ -55,6 +55,11 @@ ROWS = [
     ),
     Row("TR14", "flips, reorders, drops, doubles transport frames", "the connection ends, what came before is intact"),
     Row("TR15", "nonces just below their limit", "ends before the last one is used"),
+    Row(
+        "TR16",
+        "no WebSocket: heads of 65 KiB, no mask, a compressed bomb, control frames in pieces, text, giants, floods of pings",
+        "431, 404, 426; closed with 1002, 1003, 1008, 1009; no extension is accepted",
+    ),
     Row("TR17", "strips noise and TLS from the proposals, offers plaintext", "no connection"),
     Row("TR18", "no descriptor is left for accept", "accepting pauses, and goes on when there is one"),
     Row("TR19", "1,000 dead addresses of one peer", "25 tried, 8 at once; then `backoff` without a dial"),
@@ -151,7 +156,6 @@ these never notice, that memory grows by less than 16 MiB, that no traceback is 
 nothing is held any more. Tests marked *long* run in `make long`, all others in `make test`.
 
 This page is written by `python -m tests.attacks.catalogue`, and a test compares it with the tests that there are.
-WebSocket (TR16) comes with that transport.
 
 | row | who attacks … | the node | tests in `tests/attacks`, GS09 in `tests/simulation` |
 |---|---|---|---|
