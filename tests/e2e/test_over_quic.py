@@ -12,6 +12,7 @@ from talos.host import presets
 from talos.host.config import NodeConfig, Stack
 from talos.host.node import open_node
 from talos.transport.quic import Quic
+from tests.carriers import USUAL
 from tests.chain import test_sync
 from tests.mcp import harness, test_tunnel
 from tests.messaging import test_files, test_letters
@@ -53,20 +54,20 @@ async def test_file_transfers(test: Callable[[Sender, Sender, Path], Awaitable[N
 
 
 async def test_chain_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def node_of(stack: AsyncExitStack, keys: object, *others: Node) -> Node:
+    async def node_of(stack: AsyncExitStack, keys: object, *others: Node, carrier: str) -> Node:
         node = await stack.enter_async_context(open_node(replace(over_quic(), key=keys.identity)))  # type: ignore[attr-defined]
+        assert carrier == USUAL
         for other in others:
             await node.connect(other.peer_id, other.addrs)
         return node
 
     monkeypatch.setattr(test_sync, "node_of", node_of)
-    await test_sync.test_a_copy_catches_up_and_follows(tmp_path)
+    await test_sync.test_a_copy_catches_up_and_follows(tmp_path, USUAL)
 
 
 @pytest.mark.parametrize(
     "test",
     [
-        test_tunnel.test_one_call_of_each_era,
         test_tunnel.test_lines_of_many_kinds_keep_their_order,
         test_tunnel.test_a_server_that_dies_in_a_call_is_told_of,
     ],
@@ -75,6 +76,11 @@ async def test_chain_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 async def test_mcp_tunnel(test: Callable[[], Awaitable[None]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness.presets, "testing", over_quic)  # type: ignore[attr-defined]
     await test()
+
+
+async def test_one_call_of_each_era(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness.presets, "testing", over_quic)  # type: ignore[attr-defined]
+    await test_tunnel.test_one_call_of_each_era(USUAL)
 
 
 def test_listening_on_quic_brings_the_transport_along() -> None:
