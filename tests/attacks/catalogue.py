@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "attacks.md"
 OTHERS = (HERE.parent / "simulation" / "test_gossip.py",)
 """Tests of rows that need more nodes than a process holds."""
-_NUMBERS = re.compile(r"(?<=_)(?:tr|mx|dh|gs|nt|da|nd)\d\d(?=_)")
+_NUMBERS = re.compile(r"(?<=_)(?:tr|mx|dh|gs|nt|da|mw|nd)\d\d(?=_)")
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,40 @@ ROWS = [
     Row("DA02", "sends another letter under the id of one", "ID_CONFLICT, the first one stays"),
     Row("DA03", "letters of 10 minutes ahead, 16 days ago, of the years 1970 and 2^64", "BAD_TIMESTAMP; BAD_PAYLOAD"),
     Row("DA04", "letters of other senders, signers and recipients than the connection's", "refused, nothing is kept"),
+    Row(
+        "DA05",
+        "files called `../x`, `/etc/x`, `C:\\x`, `CON`, `.bashrc`, with NUL, ESC, RTL, 4 KiB",
+        "one safe name, or refused",
+    ),
+    Row(
+        "DA06",
+        "links and a FIFO under the name of a file; another folder put in place",
+        "not followed, nothing outside touched",
+    ),
+    Row("DA07", "1 KB announced and more sent; 10 GB announced; no room", "stopped, refused, nothing stays"),
+    Row(
+        "DA08",
+        "blocks of files doubled, reordered, missing, altered, of index 2^32, of another file; chunks of live streams likewise",
+        "refused; nothing that was not verified stays",
+    ),
+    Row("DA09", "escapes, OSC 52, OSC 8, CR, C1, bidi in texts, subjects, types", "shown escaped, JSON is ASCII"),
+    Row(
+        "DA11",
+        "(the machine) kill -9 at any moment, a second process on the same home",
+        "what was acknowledged is there; exit 9",
+    ),
+    Row("MW07", "(the machine) secrets where they may leak", "in no output, log, traceback or command line"),
+    Row(
+        "MW08",
+        "(another user) wallet 0644, directory 0777, a link in its place, umask 000",
+        "refused with the remedy; 0600",
+    ),
+    Row(
+        "MW09",
+        "a wrong passphrase, a flipped bit, weaker or dearer key derivation",
+        "one error; what it costs is judged before it is done",
+    ),
+    Row("MW10", "(the operator) a passphrase on the command line", "there is no such option"),
     Row("ND01", "makes a handler raise", "its stream is reset, HandlerFailed, one log line"),
     Row("ND02", "10,000 polite visits, 1,000 that leave in the handshake", "tasks, descriptors, memory are flat"),
     Row("ND03", "meets a gate, limit or observer that raises", "refused (observer: skipped), logged once"),

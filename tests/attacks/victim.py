@@ -5,7 +5,8 @@ LimitsConfig; those of a scope, of `ip`, `dialing` and `manager` as objects), `t
 `descriptors` (RLIMIT_NOFILE), `gate` and `observer` (`raise`), `late` (LateNoise beside the stack's security),
 `limit` (`raise`), `resolver` (`hang`), `scaled` (limits for so many bytes of memory), `gossip` (fields of GossipConfig, its
 limits as an object: speaks gossip, reads the topic FLEET and judges it), `dht` (fields of DhtConfig, its limits as an object, `bootstrap`
-as texts, `store` a path), `messages` (a directory: takes letters there, as the `bob` of tests.messaging.writer, with a chain).
+as texts, `store` a path), `messages` (a directory: takes letters there, as the `bob` of tests.messaging.writer, with a chain), `files` (fields of FileConfig: takes files too, into `downloads`
+there), `live` (reads live streams and forgets what is said).
 
 Commands: `status`; `peer` (what is stored of it); `visit` (echoes `size` bytes with a connected `peer`); `calm` (forgets the peak of memory and the worst loop delay); `release` (the protocol HOLD begins
 to read); `dial` with `addrs` and perhaps `peer`; `dial each` of `addrs`; `hoard` and `share` (takes all
@@ -34,7 +35,7 @@ import trio
 from interop.stack import node_config
 from talos.abc import Verdict
 from talos.addr import parse
-from talos.errors import DialError, PeerNotFound, TalosError
+from talos.errors import DialError, PeerNotFound, TalosError, TransferFailed
 from talos.gossip import GossipConfig, GossipLimits, SignaturePolicy, open_gossip, sha256_of_data
 from talos.host.block import background
 from talos.host.config import NodeConfig, TimeoutsConfig
@@ -54,12 +55,14 @@ if TYPE_CHECKING:
 
     from multiaddr import Multiaddr
 
-    from talos.abc import Event, GateStep, Stream, TopicMessage
+    from talos.abc import AuditLog, Event, GateStep, Stream, TopicMessage
     from talos.dht import Dht
     from talos.gossip import Gossip
     from talos.host.node import Node
     from talos.identify import IdentifyService
     from talos.messaging import Messaging
+    from talos.messaging.files import Files
+    from talos.messaging.live import IncomingStream
 
 FORBIDDEN = "127.0.9.9"
 BROKEN = "127.0.8.8"
@@ -160,6 +163,7 @@ class Victim:
         self.observer = observer
         self.dht: Dht | None = None
         self.messaging: Messaging | None = None
+        self.files: Files | None = None
         self.hoarded: list[int] = []
 
     def hoard(self) -> None:
@@ -302,6 +306,11 @@ class Victim:
             "peers": list(self.observer.peers),
             **({"dht": asdict(self.dht.status())} if self.dht is not None else {}),
             **({"letters": letters(self.messaging)} if self.messaging is not None else {}),
+            **(
+                {"transfers": [[one.id.hex(), one.state.name, one.code] for one in self.files.transfers()]}
+                if self.files
+                else {}
+            ),
         }
 
 
@@ -413,8 +422,39 @@ def dht_of(node: Node, settings: dict[str, Any]) -> AbstractAsyncContextManager[
     return open_dht(node, config, store=None if store is None else Path(store))
 
 
+async def forget(messaging: Messaging) -> None:
+    """Reads each live stream to its end, whatever that is."""
+
+    async def read(stream: IncomingStream) -> None:
+        try:
+            async for _ in stream:
+                pass
+        except TransferFailed:
+            pass
+
+    async with trio.open_nursery() as nursery:
+        async for stream in messaging.streams():
+            nursery.start_soon(read, stream)
+
+
+def files_of(node: Node, messaging: Messaging, audit: AuditLog, directory: Path, settings: dict[str, Any]) -> Any:
+    from talos.messaging import WalletKeys
+    from talos.messaging.files import FileConfig, open_files
+    from tests.messaging.writer import wallet
+
+    return open_files(
+        messaging,
+        node,
+        WalletKeys(wallet("bob")),
+        FileConfig(**settings),
+        directory=directory,
+        downloads=directory / "downloads",
+        audit=audit,
+    )
+
+
 @asynccontextmanager
-async def messages_of(node: Node, directory: Path) -> AsyncIterator[Messaging]:
+async def messages_of(node: Node, directory: Path) -> AsyncIterator[tuple[Messaging, AuditLog]]:
     from talos.chain import ChainConfig, ChainKeys, open_chain
     from talos.messaging import WalletKeys, open_messaging
     from tests.messaging.writer import wallet
@@ -424,7 +464,7 @@ async def messages_of(node: Node, directory: Path) -> AsyncIterator[Messaging]:
         open_chain(None, ChainConfig(), ChainKeys.of(mine), directory=directory / "chain") as chain,
         open_messaging(node, WalletKeys(mine), directory=directory, audit=chain) as messaging,
     ):
-        yield messaging
+        yield messaging, chain
 
 
 @asynccontextmanager
@@ -467,7 +507,14 @@ async def main() -> None:
         if "dht" in settings:
             victim.dht = await stack.enter_async_context(dht_of(node, settings["dht"]))
         if "messages" in settings:
-            victim.messaging = await stack.enter_async_context(messages_of(node, Path(settings["messages"])))
+            directory = Path(settings["messages"])
+            messaging, audit = await stack.enter_async_context(messages_of(node, directory))
+            victim.messaging = messaging
+            if "live" in settings:
+                nursery.start_soon(forget, messaging)
+            if "files" in settings:
+                opening = files_of(node, messaging, audit, directory, settings["files"])
+                victim.files = await stack.enter_async_context(opening)
         with node.observe(victim.observer):
             print(json.dumps({"addrs": [str(addr) for addr in node.addrs]}), flush=True)
             async for command in asked:
