@@ -13,7 +13,14 @@ from talos.lazy import lazy_names
 
 if TYPE_CHECKING:
     from talos.messaging.code import AckState, Code, MessageType
-    from talos.messaging.config import DeliveryLimits, MessagingConfig, ReceiveLimits, StrangerLimits, Strangers
+    from talos.messaging.config import (
+        BroadcastLimits,
+        DeliveryLimits,
+        MessagingConfig,
+        ReceiveLimits,
+        StrangerLimits,
+        Strangers,
+    )
     from talos.messaging.content import Text
     from talos.messaging.handling import Received, Verdict
     from talos.messaging.letters import HistoryQuery, Incoming, Outgoing
@@ -24,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AckState",
     "Acquaintances",
+    "BroadcastLimits",
     "Code",
     "DeliveryLimits",
     "HistoryQuery",
@@ -50,6 +58,7 @@ __all__ = [
 _HOMES = {
     "AckState": "talos.messaging.code",
     "Acquaintances": "talos.messaging.people",
+    "BroadcastLimits": "talos.messaging.config",
     "Code": "talos.messaging.code",
     "DeliveryLimits": "talos.messaging.config",
     "HistoryQuery": "talos.messaging.letters",

@@ -253,7 +253,9 @@ def block_of_another_place(source: Source, index: int, fault: str, chunk_of: Cal
         case "reordered":
             return replace(chunk_of(source, 4), index=3)
         case "altered":
-            return replace(chunk, sealed=chunk.sealed[:-1] + bytes((chunk.sealed[-1] ^ 1,)))
+            sealed = bytearray(chunk.sealed)
+            sealed[-1] ^= 1
+            return replace(chunk, sealed=bytes(sealed))
         case "index":
             return replace(chunk, index=2**32)
         case _:
