@@ -6,24 +6,24 @@ import socket
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from talos.addr import parse
 from talos.identity.keys import PrivateKey
 from talos.identity.peer_id import PeerId
 from talos.muxer.yamux import Yamux
 from talos.security.noise import Noise
+from talos.testing.check_stream import check_muxed_stream
 from talos.testing.check_transport import check_byte_transport, check_connection
 from talos.transport import Memory, Tcp, Unix, WebSocket, WebSocketConfig
-from talos.transport.quic import Quic
+from talos.transport.quic import Quic, QuicConfig
 from talos.upgrade import Upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import trio
-
-    from talos.abc import ByteTransport, ProtocolId, Role, SecureChannel
+    from talos.abc import ByteTransport, Connection, MuxedStream, ProtocolId, Role, SecureChannel
     from talos.testing.web_certificate import WebCertificate
 
 
@@ -104,3 +104,37 @@ async def test_wss(web_certificate: WebCertificate) -> None:
     )
     where, nobody = parse("/ip4/127.0.0.1/tcp/0/tls/ws"), parse("/ip4/127.0.0.1/tcp/1/wss")
     await check_byte_transport(WebSocket(config), where, nobody, resumes=False)
+
+
+async def test_quic_streams() -> None:
+    """The suite for muxed streams, over a connection with sockets; a stream is there for the peer with its first byte."""
+    keys = [PrivateKey.generate() for _ in range(2)]
+    dialer, listener = Quic(keys[0]), Quic(keys[1], QuicConfig(stall_seconds=3600))
+    door = await listener.listen(parse("/ip4/127.0.0.1/udp/0/quic-v1"))
+    async with trio.open_nursery() as nursery:
+        accepted: list[Connection] = []
+        both = trio.Event()
+
+        async def serve() -> None:
+            async with (await door.accept()).open() as connection:
+                accepted.append(connection)
+                both.set()
+                await trio.sleep_forever()
+
+        nursery.start_soon(serve)
+        async with dialer.dial(door.addr, None) as ours:
+            await both.wait()
+            (theirs,) = accepted
+
+            async def pair(opener: Connection, acceptor: Connection) -> tuple[MuxedStream, MuxedStream]:
+                stream = await opener.open_stream()
+                await stream.send_all(b"!")
+                other = await acceptor.accept_stream()
+                assert await other.receive_some(1) == b"!"
+                return stream, other
+
+            with trio.fail_after(60):
+                await check_muxed_stream(lambda: pair(ours, theirs))
+                await check_muxed_stream(lambda: pair(theirs, ours))
+            nursery.cancel_scope.cancel()
+    await door.aclose()

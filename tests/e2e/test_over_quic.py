@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
+from talos.abc import Role
 from talos.addr import parse
 from talos.host import presets
 from talos.host.config import NodeConfig, Stack
@@ -88,3 +91,14 @@ def test_listening_on_quic_brings_the_transport_along() -> None:
     assert Quic in config.stack.transports
     assert len(config.stack.transports) == 2
     assert len(presets.listening(presets.minimal(), [parse("/ip4/127.0.0.1/tcp/0")]).stack.transports) == 1
+
+
+async def test_two_nodes_punch_at_once() -> None:
+    """As DCUtR lets them: one dials, the other opens the way and answers; both have the one connection."""
+    async with open_node(over_quic()) as a, open_node(over_quic()) as b:
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(b.connect, a.peer_id, a.addrs, punch=Role.LISTENER))
+                nursery.start_soon(partial(a.connect, b.peer_id, b.addrs, punch=Role.DIALER))
+        assert [connection.role for connection in a.connections] == [Role.DIALER]
+        assert [connection.role for connection in b.connections] == [Role.LISTENER]

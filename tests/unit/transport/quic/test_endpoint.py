@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+import sys
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ import trio.testing
 
 from talos.abc import Connection, Role, StreamReset
 from talos.addr import parse
-from talos.errors import ConfigError, DialError, HandshakeError, ListenError, PeerIdMismatch, TalosError
+from talos.errors import ConfigError, DialError, HandshakeError, ListenError, NotSupported, PeerIdMismatch, TalosError
 from talos.testing.check_stream import raised, receive_exactly, receive_rest
 from talos.transport.quic import Quic, QuicConfig
 from talos.transport.quic.machine import QuicMachine
@@ -448,3 +449,17 @@ async def test_a_dialer_that_shows_no_certificate_is_refused(monkeypatch: pytest
 def test_config_that_makes_no_sense(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         replace(CONFIG, **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("missing", ["aioquic", "qh3"])
+def test_without_the_extra_it_says_so(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [
+        name for name in sys.modules if name.split(".")[0] == missing or name.startswith("talos.transport.quic.")
+    ]:
+        if not name.endswith((".config", ".transport")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    for name in ("connection", "handshake", "machine", "proof"):
+        monkeypatch.delattr(f"talos.transport.quic.{name}", raising=False)
+    with pytest.raises(NotSupported, match="talos\\[quic\\]"):
+        Quic(KEYS[0])
