@@ -37,8 +37,9 @@ def cells() -> list[NetworkCell]:
             kind="symmetric", dialer=OURS, listener=OURS, via=OURS, run=partial(_stays_relayed, OURS, OURS, OURS)
         ),
     ]
-    over_quic = partial(_punch, OURS, OURS, OURS, stack=QUIC)
-    made.append(NetworkCell(kind="punch quic", dialer=OURS, listener=OURS, via=OURS, stack=QUIC, run=over_quic))
+    for callee, caller in ((OURS, OURS), ("go", OURS), (OURS, "go"), ("rust", OURS), (OURS, "rust")):
+        run = partial(_punch, OURS, callee, caller, stack=QUIC)
+        made.append(NetworkCell(kind="punch quic", dialer=caller, listener=callee, via=OURS, stack=QUIC, run=run))
     for peer in PUNCHERS:
         for relay, callee, caller in ((OURS, peer, OURS), (OURS, OURS, peer), (peer, OURS, OURS)):
             run = partial(_punch, relay, callee, caller)
