@@ -26,7 +26,6 @@ PUNCHERS = ("go", "rust")
 SERVERS = ("js", "go", "rust")
 CLIENTS = ("go", "rust")
 PORT = 4001
-QUIC = "quic-v1"
 
 
 def cells() -> list[NetworkCell]:
@@ -37,9 +36,6 @@ def cells() -> list[NetworkCell]:
             kind="symmetric", dialer=OURS, listener=OURS, via=OURS, run=partial(_stays_relayed, OURS, OURS, OURS)
         ),
     ]
-    for callee, caller in ((OURS, OURS), ("go", OURS), (OURS, "go"), ("rust", OURS), (OURS, "rust")):
-        run = partial(_punch, OURS, callee, caller, stack=QUIC)
-        made.append(NetworkCell(kind="punch quic", dialer=caller, listener=callee, via=OURS, stack=QUIC, run=run))
     for peer in PUNCHERS:
         for relay, callee, caller in ((OURS, peer, OURS), (OURS, OURS, peer), (peer, OURS, OURS)):
             run = partial(_punch, relay, callee, caller)
@@ -70,20 +66,18 @@ async def _lab(*, symmetric: bool = False) -> AsyncIterator[Lab]:
             await trio.to_thread.run_sync(opened.__exit__, None, None, None)
 
 
-def _at(host: str, stack: str = STACK) -> str:
-    end = f"udp/{PORT}/quic-v1" if stack == QUIC else f"tcp/{PORT}"
-    return f"/ip4/{natlab.HOSTS[host]}/{end}"
+def _at(host: str) -> str:
+    return f"/ip4/{natlab.HOSTS[host]}/tcp/{PORT}"
 
 
-async def _punch(relay: str, callee: str, caller: str, run: Run, stack: str = STACK) -> None:
+async def _punch(relay: str, callee: str, caller: str, run: Run) -> None:
     """Both ends behind a NAT of their own: after the relay there is a direct connection."""
-    at = partial(_at, stack=stack)
-    async with _lab() as lab, Fleet.open(stack) as fleet:
-        (relaying,) = await fleet.start([lab.inside("relay", run.ready[relay])], listen=at("relay"), relay=True)
+    async with _lab() as lab, Fleet.open() as fleet:
+        (relaying,) = await fleet.start([lab.inside("relay", run.ready[relay])], listen=_at("relay"), relay=True)
         callee_at = lab.inside("b", run.ready[callee])
-        (called,) = await fleet.start([callee_at], listen=at("b"), via=relaying.addr, punch=True)
+        (called,) = await fleet.start([callee_at], listen=_at("b"), via=relaying.addr, punch=True)
         dialling = lab.inside("a", run.ready[caller])
-        done = await dial(dialling, called.addr, stack, "direct", {"listen": at("a")})
+        done = await dial(dialling, called.addr, STACK, "direct", {"listen": _at("a")})
         if done.get("direct") is not True or natlab.ROUTERS["b"] not in str(done.get("addr")):
             raise PeerFailed(f"no direct connection: {done!r}"[:300])
         run.results["direct"] = done

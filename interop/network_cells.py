@@ -121,16 +121,15 @@ def _leaf(error: BaseException) -> BaseException:
 class Fleet:
     """Listeners for the length of a block, several started at once."""
 
-    def __init__(self, nursery: trio.Nursery, stack: str = STACK) -> None:
+    def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
-        self._stack = stack
         self._starting = trio.CapacityLimiter(STARTS_AT_ONCE)
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, stack: str = STACK) -> AsyncIterator[Fleet]:
+    async def open(cls) -> AsyncIterator[Fleet]:
         async with trio.open_nursery() as nursery:
-            yield cls(nursery, stack)
+            yield cls(nursery)
             nursery.cancel_scope.cancel()
 
     async def start(self, adapters: Sequence[Adapter], **options: Any) -> list[ListenerProcess]:
@@ -152,6 +151,6 @@ class Fleet:
         options: dict[str, Any],
         task_status: trio.TaskStatus[ListenerProcess] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        async with listener(adapter, self._stack, **options) as peer:
+        async with listener(adapter, STACK, **options) as peer:
             task_status.started(peer)
             await trio.sleep_forever()
