@@ -26,20 +26,23 @@ PUNCHERS = ("go", "rust")
 SERVERS = ("js", "go", "rust")
 CLIENTS = ("go", "rust")
 PORT = 4001
+QUIC = "quic-v1"
 
 
 def cells() -> list[NetworkCell]:
     """Two of ours, then each other implementation with ours, in either place."""
     made = [
-        NetworkCell(kind="punch", dialer=OURS, listener=OURS, via=OURS, run=partial(_punch, OURS, OURS, OURS)),
         NetworkCell(
             kind="symmetric", dialer=OURS, listener=OURS, via=OURS, run=partial(_stays_relayed, OURS, OURS, OURS)
         ),
     ]
+    triples = [(OURS, OURS, OURS)]
     for peer in PUNCHERS:
-        for relay, callee, caller in ((OURS, peer, OURS), (OURS, OURS, peer), (peer, OURS, OURS)):
-            run = partial(_punch, relay, callee, caller)
-            made.append(NetworkCell(kind="punch", dialer=caller, listener=callee, via=relay, run=run))
+        triples += [(OURS, peer, OURS), (OURS, OURS, peer), (peer, OURS, OURS)]
+    for stack in (STACK, QUIC):
+        for relay, callee, caller in triples:
+            run = partial(_punch, stack, relay, callee, caller)
+            made.append(NetworkCell(kind="punch", dialer=caller, listener=callee, via=relay, run=run, stack=stack))
     pairs = [(OURS, OURS), *((peer, OURS) for peer in SERVERS), *((OURS, peer) for peer in CLIENTS)]
     for server, client in pairs:
         run = partial(_autonat, server, client)
@@ -66,18 +69,18 @@ async def _lab(*, symmetric: bool = False) -> AsyncIterator[Lab]:
             await trio.to_thread.run_sync(opened.__exit__, None, None, None)
 
 
-def _at(host: str) -> str:
-    return f"/ip4/{natlab.HOSTS[host]}/tcp/{PORT}"
+def _at(host: str, stack: str = STACK) -> str:
+    return f"/ip4/{natlab.HOSTS[host]}/" + (f"udp/{PORT}/{QUIC}" if stack == QUIC else f"tcp/{PORT}")
 
 
-async def _punch(relay: str, callee: str, caller: str, run: Run) -> None:
+async def _punch(stack: str, relay: str, callee: str, caller: str, run: Run) -> None:
     """Both ends behind a NAT of their own: after the relay there is a direct connection."""
     async with _lab() as lab, Fleet.open() as fleet:
-        (relaying,) = await fleet.start([lab.inside("relay", run.ready[relay])], listen=_at("relay"), relay=True)
-        callee_at = lab.inside("b", run.ready[callee])
-        (called,) = await fleet.start([callee_at], listen=_at("b"), via=relaying.addr, punch=True)
+        relay_at, callee_at = lab.inside("relay", run.ready[relay]), lab.inside("b", run.ready[callee])
+        (relaying,) = await fleet.start([relay_at], stack=stack, listen=_at("relay", stack), relay=True)
+        (called,) = await fleet.start([callee_at], stack=stack, listen=_at("b", stack), via=relaying.addr, punch=True)
         dialling = lab.inside("a", run.ready[caller])
-        done = await dial(dialling, called.addr, STACK, "direct", {"listen": _at("a")})
+        done = await dial(dialling, called.addr, stack, "direct", {"listen": _at("a", stack)})
         if done.get("direct") is not True or natlab.ROUTERS["b"] not in str(done.get("addr")):
             raise PeerFailed(f"no direct connection: {done!r}"[:300])
         run.results["direct"] = done

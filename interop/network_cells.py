@@ -56,7 +56,8 @@ class NetworkCell:
     @property
     def name(self) -> str:
         through = f" via {self.via}" if self.via else ""
-        return f"{self.kind} {self.dialer}->{self.listener}{through}"
+        stack = "" if self.stack == STACK else f" {self.stack}"
+        return f"{self.kind} {self.dialer}->{self.listener}{through}{stack}"
 
     @property
     def peer(self) -> str:
@@ -151,6 +152,6 @@ class Fleet:
         options: dict[str, Any],
         task_status: trio.TaskStatus[ListenerProcess] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        async with listener(adapter, STACK, **options) as peer:
+        async with listener(adapter, **({"stack": STACK} | options)) as peer:
             task_status.started(peer)
             await trio.sleep_forever()

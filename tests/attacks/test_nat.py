@@ -109,7 +109,11 @@ async def test_nt05_holes_through_two_nats_and_a_symmetric_pair() -> None:
     if reason is not None:
         pytest.skip(reason)
     ours = [cell for cell in cells() if cell.name.count("talos") == 3]
-    assert [cell.kind for cell in ours] == ["punch", "symmetric"]
+    assert [(cell.kind, cell.stack) for cell in ours] == [
+        ("symmetric", "tcp/noise/yamux"),
+        ("punch", "tcp/noise/yamux"),
+        ("punch", "quic-v1"),
+    ]
     for cell in ours:
         run = Run({"talos": talos_adapter()}, {})
         await cell.run(run)

@@ -7,8 +7,11 @@ import re
 
 import pytest
 
+from interop import natlab
 from interop.gossipsub.local import blob_script, missed, run_nodes
 from interop.harness.local import run_kad, run_pair
+from interop.hole_punch.__main__ import routes
+from interop.hole_punch.local import run_hole_punch
 
 STACKS = [
     "tcp/noise/yamux",
@@ -98,3 +101,23 @@ async def test_nodes_of_a_gossipsub_simulation() -> None:
     assert missed(script, found) == []
     del found.received[3]["2"]
     assert missed(script, found) == ["node 3: message 2 is missing"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stack", ["tcp/noise/yamux", "quic-v1"])
+async def test_hole_punch_between_two_nats(stack: str) -> None:
+    reason = natlab.absent()
+    if reason is not None:
+        pytest.skip(reason)
+    run = await run_hole_punch(stack)
+    assert run.code == 0, run.stderr
+    assert re.fullmatch(
+        r"latency:\n  handshake_plus_one_rtt: (\d+\.\d+)\n  ping_rtt: (\d+\.\d+)\n  unit: ms\n", run.stdout
+    )
+
+
+def test_the_routes_that_the_hole_punch_harness_wants() -> None:
+    given = {"WAN_SUBNET": "10.1.0.0/27", "WAN_ROUTER_IP": "10.2.0.2", "DIALER_LAN_SUBNET": "10.3.0.0/27"}
+    assert routes(given, relaying=False) == [("10.1.0.0/27", "10.2.0.2", "lan0")]
+    assert routes(given, relaying=True) == []
+    assert routes({**given, "DIALER_ROUTER_IP": "10.2.0.3"}, relaying=True) == [("10.3.0.0/27", "10.2.0.3", "wan0")]

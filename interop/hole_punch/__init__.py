@@ -1,0 +1,1 @@
+"""The `hole-punch` images of unified-testing: a peer behind a NAT, and the relay."""
