@@ -9,7 +9,7 @@ import trio
 
 from interop import natlab
 from interop.matrix import OURS
-from interop.network_cells import STACK, CellSkipped, Fleet, NetworkCell
+from interop.network_cells import STACK, CellSkipped, Fleet, NetworkCell, left_out
 from interop.process import PeerFailed, dial
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ def cells() -> list[NetworkCell]:
     for server, client in pairs:
         run = partial(_autonat, server, client)
         made.append(NetworkCell(kind="autonat", dialer=client, listener=server, run=run))
+    ports = "node dials from no port that it listens on, so that nobody can be let through to it"
+    made += [left_out("punch", OURS, "js", ports), left_out("punch", "js", OURS, ports)]
+    made.append(left_out("autonat", "js", OURS, "js asks several servers of different networks before it believes one"))
     return made
 
 

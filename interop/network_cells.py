@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from interop.adapters import Adapters
     from interop.process import Adapter
 
-__all__ = ["DEADLINE_SECONDS", "STACK", "CellSkipped", "Fleet", "NetworkCell", "Run", "run_network_cells"]
+__all__ = ["DEADLINE_SECONDS", "STACK", "CellSkipped", "Fleet", "NetworkCell", "Run", "left_out", "run_network_cells"]
 
 STACK = "tcp/noise/yamux"
 DEADLINE_SECONDS = 240.0
@@ -63,6 +63,16 @@ class NetworkCell:
     def peer(self) -> str:
         """The end that is not Talos; `all` for a mixed network."""
         return next((name for name in (self.listener, self.dialer, self.via) if name not in (OURS, "")), OURS)
+
+
+def left_out(kind: str, dialer: str, listener: str, reason: str) -> NetworkCell:
+    """A cell that is listed, and says why it does not run."""
+
+    async def skip(_run: Run) -> None:
+        await trio.lowlevel.checkpoint()
+        raise CellSkipped(reason)
+
+    return NetworkCell(kind=kind, dialer=dialer, listener=listener, run=skip)
 
 
 async def run_network_cells(
