@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["mcp_connect"]
 
 CONNECT_SECONDS = 30.0
+PUNCH_FROM = "/ip4/0.0.0.0/tcp/0"
 AUDIT_MODES = ("calls", "each", "off")
 CODE_OF_EXIT = {
     1: "failed",
@@ -51,6 +52,7 @@ class _Plan:
     addrs: tuple[str, ...]
     bootstrap: tuple[str, ...]
     seconds: float
+    relay: bool
     audit: str
 
 
@@ -61,6 +63,7 @@ class _Plan:
 @click.option("--bootstrap", multiple=True, metavar="WHO", help="a peer to begin the search with; repeatable")
 @click.option("--connect-timeout", type=click.FloatRange(0, min_open=True), default=CONNECT_SECONDS, show_default=True,
               metavar="S", help="seconds to reach PEER")  # fmt: skip
+@click.option("--no-relay", is_flag=True, help="refuse ways through a relay")
 @click.option("--audit", type=click.Choice(AUDIT_MODES), default="calls", help="what is recorded first [calls]")
 @click.option("--log-level", type=click.Choice(logs.LEVELS), help="log from this level on")
 @click.option("--log-file", type=click.Path(path_type=Path), metavar="FILE", help="log there instead of stderr")
@@ -73,6 +76,7 @@ def mcp_connect(
     addrs: tuple[str, ...],
     bootstrap: tuple[str, ...],
     connect_timeout: float,
+    no_relay: bool,
     audit: str,
     log_level: str | None,
     log_file: Path | None,
@@ -87,6 +91,7 @@ def mcp_connect(
         addrs=addrs,
         bootstrap=bootstrap,
         seconds=session.timeout or connect_timeout,
+        relay=not no_relay,
         audit=audit,
     )
     return session.run(_main, session, plan)
@@ -130,12 +135,15 @@ async def _tunnel(
     session: Session, plan: _Plan, reader: trio.abc.ReceiveStream, writer: trio.abc.SendStream
 ) -> Problem | None:
     """The tunnel, or the answer that it cannot be: each request that is open gets an error before we leave."""
+    from talos.addr import is_relayed
     from talos.mcp.connect import McpConnectConfig, McpExit, answer_and_leave, run_mcp_client
 
     async with AsyncExitStack() as stack:
         try:
             peer, addrs = _target(session, plan)
-            node, log = await _open(stack, session, plan, finds=not addrs or bool(plan.bootstrap))
+            finds = not addrs or bool(plan.bootstrap)
+            relays = plan.relay and (finds or any(map(is_relayed, addrs)))
+            node, log = await _open(stack, session, plan, finds=finds, relays=relays)
         except (TalosError, Failure, OSError) as error:
             problem = problem_of(error)
             if problem is None:
@@ -149,6 +157,7 @@ async def _tunnel(
             server=plan.server,
             agent=f"talos/{__version__}",
             connect_timeout=plan.seconds,
+            relay=plan.relay,
             audit=plan.audit,
             report=session.out.detail,
         )
@@ -169,11 +178,15 @@ def _target(session: Session, plan: _Plan) -> tuple[PeerId, tuple[Multiaddr, ...
     return peer, given + name.addrs()
 
 
-async def _open(stack: AsyncExitStack, session: Session, plan: _Plan, *, finds: bool) -> tuple[Node, AuditLog | None]:
+async def _open(
+    stack: AsyncExitStack, session: Session, plan: _Plan, *, finds: bool, relays: bool
+) -> tuple[Node, AuditLog | None]:
     """A node that only dials, and a log of its own: other connections and the agent run beside this one.
 
-    `finds`: with the DHT, since no address is known or a peer to ask was named.
+    `finds`: with the DHT, since no address is known or a peer to ask was named. `relays`: also through relays, and then
+    it listens, for a hole is punched from a port that is listened on.
     """
+    from talos.addr import parse
     from talos.agent import open_host
     from talos.chain import ChainConfig, ChainKeys, open_slot
     from talos.host.config import NodeConfig
@@ -183,9 +196,14 @@ async def _open(stack: AsyncExitStack, session: Session, plan: _Plan, *, finds: 
     if plan.audit != "off":
         slot = open_slot(session.home.mcp_connect, plan.server, config=ChainConfig(), keys=ChainKeys.of(wallet))
         log = await stack.enter_async_context(slot)
-    node = await stack.enter_async_context(open_host(NodeConfig(key=wallet.identity)))
+    listen = (parse(PUNCH_FROM),) if relays else ()
+    node = await stack.enter_async_context(open_host(NodeConfig(key=wallet.identity, listen=listen)))
     if finds:
         await _open_dht(stack, session, node, plan.bootstrap)
+    if relays:
+        from talos.nat import NatConfig, open_nat
+
+        await stack.enter_async_context(open_nat(node, NatConfig(reserve=None, ask=None)))
     return node, log
 
 
