@@ -9,12 +9,14 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import pkgutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+import talos
 from talos.cli import config
 from talos.cli.frame import Command
 from talos.cli.main import COMMANDS
@@ -24,13 +26,10 @@ if TYPE_CHECKING:
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
 MADE = "<!-- made by scripts/reference.py; change what it reads, then: scripts/reference.py --write -->\n"
-PACKAGES = (
-    "talos", "talos.messaging", "talos.messaging.files", "talos.mcp", "talos.dht", "talos.gossip", "talos.chain",
-    "talos.abc", "talos.addr", "talos.errors", "talos.host", "talos.identity", "talos.identify", "talos.mdns",
-    "talos.multistream", "talos.muxer", "talos.perf", "talos.ping", "talos.security", "talos.testing",
-    "talos.transport", "talos.wire",
-)  # fmt: skip
-"""What programs use first stands first."""
+FIRST = ("talos", "talos.messaging", "talos.messaging.files", "talos.mcp", "talos.dht", "talos.gossip", "talos.chain")
+"""What programs use most; the other packages follow by name."""
+LEFT_OUT = ("talos.cli", "talos.control", "talos.wire.pb")
+"""The command and its socket are told on pages of their own."""
 EXITS = {
     "0": "done; for `send`: it is as far as `--until` asks",
     "1": "none of the below: a protocol error, a limit, not in the record, a bug",
@@ -134,7 +133,7 @@ def api() -> Iterator[str]:
     yield MADE
     yield "The public names of each package, with their first lines; the docstrings in the code say the rest: limits,"
     yield "errors, what cancelling does. A change of this list is a change for users, and is told in the changelog.\n"
-    for package in PACKAGES:
+    for package in _packages():
         module = importlib.import_module(package)
         names = getattr(module, "__all__", ())
         if not names:
@@ -143,6 +142,16 @@ def api() -> Iterator[str]:
         yield f"{_first(module)}\n"
         for name in sorted(names):
             yield from _name(name, getattr(module, name))
+
+
+def _packages() -> list[str]:
+    found = [one.name for one in pkgutil.walk_packages(talos.__path__, "talos.") if _promises(one)]
+    return [*FIRST, *sorted(set(found) - set(FIRST))]
+
+
+def _promises(module: pkgutil.ModuleInfo) -> bool:
+    """As `scripts/public_names.py` has it: packages, and the modules directly below `talos`."""
+    return not module.name.startswith((*LEFT_OUT, "talos.__main__")) and (module.ispkg or module.name.count(".") == 1)
 
 
 def _name(name: str, found: Any) -> Iterator[str]:
