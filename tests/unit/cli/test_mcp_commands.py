@@ -260,7 +260,7 @@ async def test_a_signal_ends_the_client_and_its_pipes_stay_blocking(make_session
     codes = []
 
     async def run(peer: str) -> None:
-        plan = mcp_connect._Plan(peer=peer, server="", addrs=(), bootstrap=(), seconds=10.0, audit="calls")
+        plan = mcp_connect._Plan(peer=peer, server="", addrs=(), bootstrap=(), seconds=10.0, relay=False, audit="calls")
         codes.append(await mcp_connect._main(bob, plan))
 
     async with served(alice, owner, serve_plan((str(client.peer_id),))) as heard:
