@@ -445,8 +445,9 @@ async def test_a_text_overtakes_chunks_that_wait(alice: Person, bob: Person) -> 
 
 
 async def test_texts_overtake_a_running_file(alice: Person, bob: Person, tmp_path: Path) -> None:
-    """Each of ten texts, sent while 24 MiB are under way, is there before the file is."""
-    (tmp_path / "large.bin").write_bytes(bytes(range(256)) * (24 * 4096))
+    """Each of ten texts, sent while 96 MiB are under way, is there before the file is."""
+    with (tmp_path / "large.bin").open("wb") as file:
+        file.truncate(96 * 1024 * 1024)
     async with both(alice, bob) as (from_alice, to_bob):
         config = FileConfig()
         a = open_files(
@@ -489,7 +490,7 @@ async def test_texts_overtake_a_running_file(alice: Person, bob: Person, tmp_pat
             assert overtook >= 1, "a text was delivered while the file was under way"
             await until(lambda: transfer.state.final, SECONDS)
             assert transfer.state is TransferState.COMPLETE
-            assert slices >= 24 * 16
+            assert slices >= 96 * 16
 
 
 async def test_slices_wait_their_turn_but_not_for_ever(alice: Person, bob: Person) -> None:
