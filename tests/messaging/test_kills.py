@@ -132,6 +132,6 @@ def test_killed_a_few_times_all_letters_come_once(pair: Pair) -> None:
 
 @pytest.mark.long
 def test_killed_at_random_all_letters_come_once(pair: Pair) -> None:
-    """2,000 letters; 10,000 by hand (TALOS_LETTERS)."""
+    """2,000 letters; 10,000 by hand (TALOS_LETTERS), four minutes on two busy cores."""
     pair.count = int(os.environ.get("TALOS_LETTERS", "2000"))
     run(pair, 30, 2.0, 2)
