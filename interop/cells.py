@@ -69,6 +69,8 @@ async def run_cells(
 async def run_cell(cell: Cell, adapters: Adapters, deadline_seconds: float) -> Outcome:
     """One cell from a fresh listener to the last operation; never raises because of a peer."""
     outcome = Outcome(cell, skipped=cell.absent)
+    if cell.absent is not None:
+        return outcome
     for name in (cell.dialer, cell.listener):
         outcome.skipped = outcome.skipped or adapters.absent.get(name)
         outcome.failed = outcome.failed or adapters.failed.get(name)

@@ -77,10 +77,6 @@ class WebSocketConfig:
     authorities: str = ""
     """Who vouches for the servers that are dialled, instead of the system's authorities."""
 
-    def __post_init__(self) -> None:
-        if self.private_key and not self.certificate:
-            raise ValueError("private_key needs a certificate")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DhtConfig:

@@ -103,6 +103,17 @@ def test_messages_of_many_frames_are_one_stream() -> None:
         (b"\x82\xff" + (2**20 + 1).to_bytes(8, "big"), 1009),
         (b"\x82\xff" + (2**63 - 1).to_bytes(8, "big"), 1009),
     ],
+    ids=[
+        "text",
+        "no mask",
+        "a reserved bit",
+        "a ping in pieces",
+        "a long ping",
+        "an opcode",
+        "no start",
+        "MiB",
+        "giant",
+    ],
 )
 def test_frames_that_are_refused(data: bytes, code: int) -> None:
     _, server = opened(WebSocketConfig(early_bytes=0))
@@ -129,7 +140,9 @@ def test_only_the_newest_ping_is_answered() -> None:
     assert not client.wants_to_send
 
 
-@pytest.mark.parametrize("idle", [frame(b"", Opcode.PING), frame(b"", Opcode.PONG), frame(b"")])
+@pytest.mark.parametrize(
+    "idle", [frame(b"", Opcode.PING), frame(b"", Opcode.PONG), frame(b"")], ids=["ping", "pong", "empty"]
+)
 def test_frames_without_data_are_rated(idle: bytes) -> None:
     config = WebSocketConfig(idle_frames_per_second=2, idle_frames_burst=10)
     _, server = opened(config)
