@@ -225,25 +225,35 @@ class QuicConnection:
 
     def _apply(self, events: list[Event]) -> None:
         for event in events:
-            match event:
-                case DataReceived():
-                    self._streams[event.stream_id].deliver(event.data)
-                case StreamOpened():
-                    stream = QuicStream(self, event.stream_id)
-                    self._streams[event.stream_id] = self._arrived[event.stream_id] = stream
-                    self.stats.streams_in += 1
-                    self._acceptors.unpark()
-                case StreamEnded():
-                    if event.stream_id in self._streams:
-                        self._streams[event.stream_id].end()
-                case SendingStopped():
-                    self._streams[event.stream_id].stopped(event.code)
-                case StreamAborted():
-                    self._arrived.pop(event.stream_id, None)
-                    self._streams.pop(event.stream_id).abort(event.code, remote=event.remote)
-                case _:
-                    self._apply_to_connection(event)
+            if isinstance(event, StreamOpened):
+                self._meet(event.stream_id)
+            elif isinstance(event, DataReceived | StreamEnded | SendingStopped | StreamAborted):
+                stream = self._streams.get(event.stream_id)
+                if stream is not None:  # none any more once this side has said good-bye
+                    self._apply_to_stream(stream, event)
+            else:
+                self._apply_to_connection(event)
         self._count()
+
+    def _meet(self, stream_id: int) -> None:
+        if self._closing or self._lost:
+            return
+        self._streams[stream_id] = self._arrived[stream_id] = QuicStream(self, stream_id)
+        self.stats.streams_in += 1
+        self._acceptors.unpark()
+
+    def _apply_to_stream(self, stream: QuicStream, event: Event) -> None:
+        match event:
+            case DataReceived():
+                stream.deliver(event.data)
+            case StreamEnded():
+                stream.end()
+            case SendingStopped():
+                stream.stopped(event.code)
+            case StreamAborted():
+                self._arrived.pop(event.stream_id, None)
+                del self._streams[event.stream_id]
+                stream.abort(event.code, remote=event.remote)
 
     def _apply_to_connection(self, event: Event) -> None:
         match event:

@@ -137,7 +137,7 @@ class QuicMachine(StreamTable):
     @property
     def rtt_seconds(self) -> float:
         """Smoothed; 0 while unknown."""
-        return self._core.smoothed_rtt or 0.0
+        return 0.0 if self.ended else self._core.smoothed_rtt or 0.0
 
     # ------------------------------------------------------------------------------- what comes in
 
@@ -191,7 +191,7 @@ class QuicMachine(StreamTable):
     def _take(self, now: float) -> None:
         """Takes what the engine has, as far as readers keep up."""
         core = self._core
-        while self._held_by is None and (event := core.next_event()) is not None:
+        while self._held_by is None and not self.ended and (event := guarded(core.next_event)) is not None:
             kind = event[0]
             if kind == "stream_data":
                 self._stream_data(event[1], event[2], now, ended=event[3])
@@ -199,8 +199,6 @@ class QuicMachine(StreamTable):
                 handler = _HANDLERS.get(kind)
                 if handler is not None:
                     handler(self, event, now)
-            if self._core is not core:
-                return
 
     def _crypto(self, event: tuple[Any, ...], _now: float) -> None:
         try:
@@ -349,7 +347,7 @@ class QuicMachine(StreamTable):
         if found:
             self.frames_out += len(found)
             self._spoke_at = now
-        if self.queued:
+        if self.queued and not self.ended:
             self.queued = self._core.get_send_buffer_size()
         return found
 
@@ -370,11 +368,13 @@ class QuicMachine(StreamTable):
 
     def deadline_passed(self, now: float) -> list[Event]:
         """Does what is due."""
+        if self.ended:
+            return self._flush_events()
         timer = self._core.get_timer()
         try:
             if timer is not None and timer[1] <= now + 1e-6:
                 guarded(self._core.handle_timer, max(now, timer[1]))
-            if self.confirmed and not self.ended and now >= self._ping_at():
+            if self.confirmed and now >= self._ping_at():
                 self._spoke_at = now
                 guarded(self._core.send_ping, 0)
             if self._held_by is not None and now >= self._held_until:

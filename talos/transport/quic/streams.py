@@ -228,7 +228,7 @@ class StreamTable:
         if stream.counted:
             stream.counted = False
             self._ledger.release_stream(inbound=stream.inbound)
-        if not self._core.can_send_stream(stream_id) and stream.peer_ended:
+        if self.ended or (stream.peer_ended and not self._core.can_send_stream(stream_id)):
             self._forget(stream_id, stream)
 
     def _forget(self, stream_id: int, stream: _Stream) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,6 +19,8 @@ from talos.transport.quic.event import (
     Confirmed,
     ConnectionEnded,
     DataReceived,
+    IdRetired,
+    Moved,
     SendingStopped,
     StreamAborted,
     StreamEnded,
@@ -38,6 +40,9 @@ from tests.unit.transport.quic.pair import (
     bare_certificate,
     connected,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def fault(pair: Pair, *, dialer: bool) -> Exception | None:
@@ -557,3 +562,76 @@ def test_a_listener_that_lets_everybody_in_is_refused() -> None:
 
     with pytest.raises(NotSupported, match="without a certificate"):
         proof.prove(CREDENTIALS[0], Careless)
+
+
+def test_what_the_engine_cannot_go_on_with_ends_the_connection() -> None:
+    """Whichever way it is asked."""
+
+    class Broken:
+        smoothed_rtt = None
+
+        def fail(self, *_arguments: Any) -> None:
+            raise RuntimeError("out of step")
+
+        poll_transmit = next_event = send_ping = fail
+
+        def get_timer(self) -> None:
+            return None
+
+        def get_send_buffer_size(self, *_arguments: Any) -> int:
+            return 0
+
+    asked: dict[str, Callable[[QuicMachine, float], list[Any]]] = {
+        "poll": lambda machine, now: machine.datagrams_to_send(now, 1) + machine.resume(now),
+        "resume": lambda machine, now: machine.resume(now),
+        "deadline": lambda machine, now: machine.deadline_passed(now + 100),
+    }
+    for ask in asked.values():
+        pair = connected()
+        pair.listener._core = Broken()
+        events = ask(pair.listener, pair.now)
+        (ended,) = [event for event in events if isinstance(event, ConnectionEnded)]
+        assert "out of step" in str(ended.fault)
+        assert not [event for event in ask(pair.listener, pair.now) if isinstance(event, ConnectionEnded)]
+
+
+def test_an_engine_that_takes_no_room_for_an_answer() -> None:
+    def full(_now: float) -> bytes:
+        raise RuntimeError("packet builder capacity exhausted")
+
+    assert engine.polled(full, 0.0) is None
+
+
+def test_a_round_trip_is_measured_and_ids_are_retired() -> None:
+    pair = connected()
+    pair.stream()
+    pair.pass_time(0.5)
+    assert 0 < pair.dialer.rtt_seconds < 1
+    assert Pair().dialer.rtt_seconds == 0.0
+    pair.dialer._core.change_connection_id()
+    pair.pump()
+    assert pair.seen(IdRetired, dialer=False)
+
+
+def test_a_peer_that_moves_is_followed_once_its_address_is_proven() -> None:
+    pair = connected()
+    stream = pair.stream()
+    there = ("127.0.0.7", 77)
+    pair.dialer.send(stream, b"from elsewhere")
+    for _ in range(20):
+        pair.now += 0.01
+        for data, _to in pair.dialer.datagrams_to_send(pair.now, 64):
+            pair.events[1].extend(pair.listener.receive(data, len(data), there, pair.now))
+        for data, _to in pair.listener.datagrams_to_send(pair.now, 64):
+            pair.events[0].extend(pair.dialer.receive(data, len(data), LISTENER, pair.now))
+    assert pair.seen(Moved, dialer=False)[-1].address == there
+
+
+def test_forged_keys_end_the_connection() -> None:
+    """A packet that breaks the rules, under the right keys: only a peer can send it."""
+    pair = connected()
+    pair.dialer._core.close(0x0A, 0x08, b"said by the engine")
+    pair.pump()
+    (ended,) = pair.seen(ConnectionEnded, dialer=False)
+    assert ended.code == 0
+    assert ended.fault is None
