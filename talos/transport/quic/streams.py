@@ -62,6 +62,10 @@ class StreamTable:
         self._tokens = config.streams_per_second * BURST_SECONDS
         self._tokens_at = now
         self._outbound = 0
+        self._highest = -3 if dialer else -4
+        """Of the peer's stream ids; each opens those below it as well."""
+        self._skipped: set[int] = set()
+        """Of those that were opened so and have not shown; no more than the peer may have open."""
         self.confirmed = False
         self.ended = False
         self.queued = 0
@@ -113,7 +117,7 @@ class StreamTable:
 
     def _meet(self, stream_id: int, now: float) -> _Stream | None:
         """A stream that is not known: the peer's new one, or None."""
-        if self._is_own(stream_id):
+        if self._is_own(stream_id) or not self._is_new(stream_id):
             return None
         self._tokens += (now - self._tokens_at) * self._config.streams_per_second
         self._tokens = min(self._tokens, self._config.streams_per_second * BURST_SECONDS) - 1
@@ -129,6 +133,16 @@ class StreamTable:
             return None
         self._events.append(StreamOpened(stream_id))
         return stream
+
+    def _is_new(self, stream_id: int) -> bool:
+        """Whether it was not there before: the engine may still tell of a stream after it has finished it."""
+        if stream_id > self._highest:
+            self._skipped.update(range(self._highest + 4, stream_id, 4))
+            self._highest = stream_id
+            return True
+        known = stream_id not in self._skipped
+        self._skipped.discard(stream_id)
+        return not known
 
     def _is_own(self, stream_id: int) -> bool:
         return bool(stream_id & 1) != self._dialer

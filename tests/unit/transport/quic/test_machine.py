@@ -635,3 +635,26 @@ def test_forged_keys_end_the_connection() -> None:
     (ended,) = pair.seen(ConnectionEnded, dialer=False)
     assert ended.code == 0
     assert ended.fault is None
+
+
+def test_late_words_about_a_finished_stream_open_no_other() -> None:
+    pair = connected()
+    stream = pair.stream()
+    for machine in (pair.dialer, pair.listener):
+        machine.close(stream)
+        machine.abandon(stream)
+        pair.pump()
+    pair.pass_time(0.3)
+    assert not pair.listener._streams
+    pair.listener._stop_sending(("stop_sending", stream, 0), pair.now)
+    pair.listener._stream_reset(("stream_reset", stream, 0, 5), pair.now)
+    pair.listener._stream_data(stream, b"again", pair.now, ended=True)
+    assert pair.listener._flush_events() == []
+
+
+def test_streams_may_come_in_any_order() -> None:
+    pair = connected()
+    for stream_id in (8, 0, 8, 4, 0, 16):
+        pair.listener._stream_data(stream_id, b"x", pair.now, ended=False)
+    opened = [event.stream_id for event in pair.listener._flush_events() if isinstance(event, StreamOpened)]
+    assert opened == [8, 0, 4, 16]
