@@ -52,8 +52,8 @@ class _Plan:
     addrs: tuple[str, ...]
     bootstrap: tuple[str, ...]
     seconds: float
-    relay: bool
     audit: str
+    relay: bool = True
 
 
 @command("mcp-connect", help="Is the MCP server that PEER lends, on stdin and stdout: the command for an MCP client.")
