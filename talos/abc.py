@@ -706,6 +706,10 @@ class Host(Protocol):
         """What others may dial, each ending in our `/p2p/…`."""
 
     @property
+    def listened(self) -> Sequence[Multiaddr]:
+        """Where connections come in, without `/p2p/…`, whether others are told or not."""
+
+    @property
     def protocols(self) -> Sequence[ProtocolId]:
         """What is mounted, and told to others."""
 

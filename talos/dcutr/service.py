@@ -139,7 +139,8 @@ class Dcutr:
 
     def own_addrs(self) -> list[Multiaddr]:
         """Where others may see us: as they told, then our own ports at the IP addresses that they told."""
-        direct = [addr for each in self._host.addrs if not addresses.is_relayed(addr := addresses.split_peer(each)[0])]
+        ours = dict.fromkeys((*self._host.listened, *(addresses.split_peer(addr)[0] for addr in self._host.addrs)))
+        direct = [addr for addr in ours if not addresses.is_relayed(addr)]
         seen = dict.fromkeys(self._seen_at.values())
         ports = [at for told in seen for addr in direct if (at := _at(told, addr)) is not None]
         return [*dict.fromkeys((*self._observed(), *seen, *ports, *direct))]

@@ -359,7 +359,12 @@ class Lookup:
                 self.done = True
                 return
             rest = sorted(d for d, candidate in self._known.items() if candidate.state != _FAILED)
-            self._paths = [self._whole(len(self._paths), rest)]
+            whole = self._whole(len(self._paths), rest)
+            for candidate in self._known.values():
+                if candidate.state == _WAITING:  # a path that has ended may have asked farther peers
+                    candidate.path = whole
+                    whole.waiting += 1
+            self._paths = [whole]
 
     def _has_ended(self, path: _Path) -> bool:
         if self.asked == self._config.max_requests and not path.waiting:

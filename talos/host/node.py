@@ -101,6 +101,7 @@ class Node:
         self._addrs: tuple[Multiaddr, ...] = ()
         self._further: list[tuple[Multiaddr, ...]] = []
         self._own_addrs: frozenset[Multiaddr] = frozenset()
+        self._listened: tuple[Multiaddr, ...] = ()
         self._trimmer = Trimmer(config.limits.manager, lambda: self.connections, self._close_soon, nursery)
         self._dialer = Dialer(
             config,
@@ -126,6 +127,11 @@ class Node:
     def addrs(self) -> Sequence[Multiaddr]:
         """What others may dial, each ending in our `/p2p/…`."""
         return self._addrs
+
+    @property
+    def listened(self) -> Sequence[Multiaddr]:
+        """Where connections come in, without `/p2p/…`, whether others are told or not."""
+        return self._listened
 
     @property
     def connections(self) -> Sequence[HostConnection]:
@@ -294,6 +300,7 @@ class Node:
         announced = listened if self.config.announce is None else self.config.announce
         announced = [*announced, *(addr for those in self._further for addr in those)]
         addrs = tuple(dict.fromkeys(with_peer(addr, self.peer_id) for addr in announced))
+        self._listened = tuple(listened)
         own = (*listened, *(split_peer(addr)[0] for addr in addrs))
         self._own_addrs = frozenset(addr for addr in own if not is_relayed(addr))  # others have the same relay
         if addrs != self._addrs:

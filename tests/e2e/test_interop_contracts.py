@@ -75,10 +75,10 @@ async def test_perf() -> None:
 
 
 async def test_a_stack_that_we_do_not_have_fails_with_a_reason() -> None:
-    run = await run_pair("transport", "tcp/noise/yamux", more={"TRANSPORT": "quic-v1"})
+    run = await run_pair("transport", "tcp/noise/yamux", more={"TRANSPORT": "webtransport"})
     assert run.code == 1
     assert run.stdout == ""
-    assert "quic-v1" in run.stderr
+    assert "webtransport" in run.stderr
 
 
 @pytest.mark.parametrize("image", ["transport", "perf"])

@@ -184,7 +184,8 @@ async def _open(
     """A node that only dials, and a log of its own: other connections and the agent run beside this one.
 
     `finds`: with the DHT, since no address is known or a peer to ask was named. `relays`: also through relays, and then
-    it listens, for a hole is punched from a port that is listened on.
+    it listens, for a hole is punched from a port that is listened on; nobody is told of it, since who asks for our
+    identity is to find the agent.
     """
     from talos.addr import parse
     from talos.agent import open_host
@@ -197,7 +198,7 @@ async def _open(
         slot = open_slot(session.home.mcp_connect, plan.server, config=ChainConfig(), keys=ChainKeys.of(wallet))
         log = await stack.enter_async_context(slot)
     listen = (parse(PUNCH_FROM),) if relays else ()
-    node = await stack.enter_async_context(open_host(NodeConfig(key=wallet.identity, listen=listen)))
+    node = await stack.enter_async_context(open_host(NodeConfig(key=wallet.identity, listen=listen, announce=())))
     if finds:
         await _open_dht(stack, session, node, plan.bootstrap)
     if relays:
