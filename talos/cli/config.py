@@ -34,6 +34,7 @@ __all__ = [
     "WebSocketConfig",
     "listen_addrs",
     "load",
+    "origins",
 ]
 
 MAX_BYTES = 1 << 20
@@ -230,6 +231,20 @@ def load(home: Home, environment: Mapping[str, str] = os.environ) -> Config:
         if section:
             config = _with(config, section, {key: _from_text(section, key, value)}, _Variable(name))
     return config
+
+
+def origins(home: Home, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Where each `section.key` comes from: the variable's name, the file's path, or `default`."""
+    document, _ = _from_file(home)
+    config = Config()
+    found = {
+        f"{section.name}.{key.name.rstrip('_')}": "default"
+        for section in fields(config)
+        for key in fields(getattr(config, section.name))
+    }
+    found |= {f"{section}.{key}": str(home.config) for section, values in document.items() for key in values}
+    named = {name: _of_variable(name) for name in environment}
+    return found | {f"{section}.{key}": name for name, (section, key) in named.items() if section}
 
 
 def listen_addrs(config: Config, port: int | None, listen: tuple[str, ...] = ()) -> tuple[str, ...]:

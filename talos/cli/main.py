@@ -57,6 +57,8 @@ COMMANDS = {
     "dht": Entry("talos.cli.commands.dht", "dht", "peers, providers, records by key", "look inside"),
     "gossip": Entry("talos.cli.commands.gossip", "gossip", "say and hear by topic", "look inside"),
     "chain": Entry("talos.cli.commands.chain", "chain", "the record itself: blocks, proofs, checks", "look inside"),
+    "config": Entry("talos.cli.commands.config", "config", "the settings, and where they come from", "look inside"),
+    "completion": Entry("talos.cli.commands.completion", "completion", "for bash, zsh or fish", "look inside"),
 }  # fmt: skip
 
 
