@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 UNRATED = {"ip": {"exempt_loopback": True}}
 OTHER = PrivateKey.generate()
 CPU_SECONDS = 0.020
+VISITS = 5
+"""Of one key. What the process does beside refusing it (it tells its status, echoes to a bystander) is in the figures;
+work on the key would be in each of them."""
 
 NEUTRAL_POINT = b"\x01" + bytes(31)
 EVERY_MESSAGE = NEUTRAL_POINT + bytes(32)
@@ -250,10 +253,13 @@ async def test_tr11_tr12_keys_that_are_refused_before_any_work() -> None:
     async with attacked(limits=UNRATED) as node:
         attackers = []
         for name, security in REFUSED_KEYS.items():
-            before = await node.status()
-            attackers.append(await visit(node, stacked(security)))
-            after = await node.until(partial(failed_once_more, before))
-            assert after["cpu"] - before["cpu"] < CPU_SECONDS, name
+            costs = []
+            for _ in range(VISITS):
+                before = await node.status()
+                attackers.append(await visit(node, stacked(security)))
+                after = await node.until(partial(failed_once_more, before))
+                costs.append(after["cpu"] - before["cpu"])
+            assert min(costs) < CPU_SECONDS, name
 
             attacker, why = await lure(node, stacked(security, listen=True))
             attackers.append(attacker)

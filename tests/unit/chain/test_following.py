@@ -498,6 +498,17 @@ def test_a_checkpoint_of_another_root_freezes_a_feed() -> None:
     assert "two roots at size 6" in Evidence.decode(run.node.evidence[0]).verify(FEED)
 
 
+def test_a_copy_keeps_no_older_checkpoint_than_the_one_it_was_opened_with() -> None:
+    run, theirs = script()
+    notes = {
+        size: Checkpoint(FEED.origin, size, theirs.blocks[size - 1].header.log_root).sign(KEYS[0]) for size in (3, 4, 6)
+    }
+    run.node.machine.checkpoint = notes[4]
+    for size, kept in ((3, 4), (6, 6), (4, 6)):
+        run.claim("p", theirs, checkpoint=notes[size])
+        assert run.node.machine.checkpoint == notes[kept]
+
+
 def test_an_owner_that_meets_its_own_newer_block_appends_nothing() -> None:
     run, theirs = script(key=0)
     run.node.machine.admit(make_entry(50), b"", run.now)

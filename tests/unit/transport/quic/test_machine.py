@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from talos.abc import Resource
-from talos.errors import BadSignature, HandshakeError, LimitExceeded, LocalProtocolError, PeerIdMismatch
+from talos.errors import (
+    BadSignature,
+    HandshakeError,
+    LimitExceeded,
+    LocalProtocolError,
+    PeerIdMismatch,
+    RemoteProtocolError,
+)
 from talos.muxed.budget import BudgetLedger
 from talos.testing.check_muxer import CountingBudget
 from talos.transport.quic import engine, proof
@@ -472,6 +479,14 @@ def test_good_bye_has_its_code() -> None:
     assert not pair.listener.can_open
 
 
+def test_after_the_end_nothing_is_said() -> None:
+    pair = connected()
+    pair.dialer.go_away(0x1006)
+    pair.pump()
+    pair.listener.go_away(0x1007)
+    assert pair.listener.datagrams_to_send(pair.now, 64) == []
+
+
 def test_silence_ends_a_connection() -> None:
     pair = connected(config=QuicConfig(keep_alive_seconds=float("inf"), idle_seconds=10.0))
     for _ in range(1500):
@@ -593,6 +608,33 @@ def test_what_the_engine_cannot_go_on_with_ends_the_connection() -> None:
         (ended,) = [event for event in events if isinstance(event, ConnectionEnded)]
         assert "out of step" in str(ended.fault)
         assert not [event for event in ask(pair.listener, pair.now) if isinstance(event, ConnectionEnded)]
+
+
+class Telling:
+    """An engine that has these events to tell, and nothing else."""
+
+    def __init__(self, *events: tuple[Any, ...]) -> None:
+        self._events = iter(events)
+
+    def next_event(self) -> tuple[Any, ...] | None:
+        return next(self._events, None)
+
+
+@pytest.mark.parametrize(("make", "kind"), [(Pair, HandshakeError), (connected, RemoteProtocolError)])
+def test_what_breaks_the_protocol_ends_the_connection(make: Callable[[], Pair], kind: type[Exception]) -> None:
+    machine = make().listener
+    machine._core = Telling(("protocol_error", 0x7, 0x8, "a frame that is none"))
+    (ended,) = machine.resume(0)
+    assert isinstance(ended, ConnectionEnded)
+    assert type(ended.fault) is kind
+    assert "a frame that is none (code 0x7)" in str(ended.fault)
+
+
+def test_only_a_listener_says_that_the_handshake_is_done() -> None:
+    machine = Pair().listener
+    machine._core = Telling(("handshake_done",))
+    assert machine.resume(0) == []
+    assert not machine.confirmed
 
 
 def test_an_engine_that_takes_no_room_for_an_answer() -> None:
