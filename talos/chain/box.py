@@ -56,14 +56,17 @@ class Boxes:
 
     def open(self, data: bytes, box: bytes) -> Opened:
         """What is in the box of the entry `data`. ProofInvalid unless all of it is what the entry says."""
+        return self.open_entry(Entry.decode(data), data, leaf_hash(data), box)
+
+    def open_entry(self, entry: Entry, data: bytes, leaf: bytes, box: bytes) -> Opened:
+        """As `open`, of an entry that was decoded and hashed before."""
         flags = box[:1]
         try:
-            plain = self._aead.decrypt(_nonce(leaf_hash(data), flags), box[1:], data)
+            plain = self._aead.decrypt(_nonce(leaf, flags), box[1:], data)
         except InvalidTag as error:
             raise ProofInvalid("the box does not open with this chain's key") from error
         size = int.from_bytes(plain[:4], "big")
         meta, extra = plain[4 : 4 + size], plain[4 + size :]
-        entry = Entry.decode(data)
         opened = open_meta(entry, meta, self.k_priv) if entry.meta_commit is not None else None
         if extra:
             _check_extra(entry, extra)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from talos.chain import files, schema
 from talos.chain.box import Boxes
 from talos.chain.checkpoint import verifiers_of
-from talos.chain.entry import Entry, leaf_hash
+from talos.chain.entry import Entry, inspect, leaf_hash
 from talos.chain.opening import read_params
 from talos.chain.reading import POSITION_BITS, Reading, Row
 from talos.errors import AuditError, ProofInvalid
@@ -154,22 +154,21 @@ class ChainReader:
         return key, Boxes(keys.k_priv(self.params.random))
 
     def _of_block(self, stored: Stored, *, all_of_it: bool = False) -> Iterator[Record]:
-        header = stored.header
-        for number, item in enumerate(self.reading.items_of(stored)):
-            entry = Entry.decode(item.entry)
-            key = _key(entry)
+        header, items = stored.header, self.reading.items_of(stored)
+        keys = [inspect(item.entry).key24 for item in items]
+        boxes = self.reading.boxes(keys)
+        for index, (key, item) in enumerate(zip(keys, items, strict=True), header.first_index):
             if key in self._waiting and not all_of_it:
                 self._waiting.discard(key)
                 continue
-            box = self.reading.box(key)
-            yield self._record(header.first_index + number, header.height, Row(key, item.entry, item.sealed, box))
+            yield self._record(index, header.height, Row(key, item.entry, item.sealed, boxes.get(key, b"")))
 
     def _record(self, index: int, height: int | None, row: Row) -> Record:
         entry, leaf = Entry.decode(row.entry), leaf_hash(row.entry)
         if not row.box or self.boxes is None:
             return Record(index, height, row.entry, entry, leaf, None, b"", row.sealed)
         try:
-            opened = self.boxes.open(row.entry, row.box)
+            opened = self.boxes.open_entry(entry, row.entry, leaf, row.box)
         except ProofInvalid as error:
             raise self.reading.corrupt("receipt", row.key.hex(), f"of entry {index}: {error}") from error
         blob = row.sealed or opened.extra
@@ -180,9 +179,3 @@ def chains_of(own: Path, slots: Path) -> list[Path]:
     """The directories of a home's chains that exist: its own, then those of `mcp-connect`, by name."""
     found = [own, *sorted(slots.iterdir())] if slots.is_dir() else [own]
     return [directory for directory in found if (directory / schema.DATABASE_NAME).is_file()]
-
-
-def _key(entry: Entry) -> bytes:
-    from talos.chain.entry import msg_key
-
-    return msg_key(entry)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import datetime as dt
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from talos.chain.entry import Kind
+from talos.errors import TalosError
 from talos.identity.peer_id import PeerId
 from talos.mcp.detail import Decision, MetaType, Tag, decode_detail
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from talos.chain.records import Record
 
-__all__ = ["Call", "CallReader", "rfc3339"]
+__all__ = ["Call", "CallReader", "peer_text", "rfc3339"]
 
 MAX_OPEN = 1024
 """Requests of a log that may wait for their answer before the rows behind them are given."""
@@ -170,7 +171,7 @@ class CallReader:
             time_ms=record.entry.time_ms,
             type=_WORDS.get(meta.type, str(meta.type)),
             side=self._side,
-            peer_id=str(PeerId.from_bytes(remote)) if remote else "",
+            peer_id=peer_text(remote) or "",
             server=text(Tag.SERVER),
             session=record.entry.fields[2].hex(),
             method=text(Tag.METHOD),
@@ -182,6 +183,15 @@ class CallReader:
             exit_status=number(Tag.EXIT_STATUS),
             count=number(Tag.COUNT),
         )
+
+
+@lru_cache(maxsize=1024)
+def peer_text(data: bytes) -> str | None:
+    """Whom the bytes in an entry name, in base58; what is no peer id in hex."""
+    try:
+        return str(PeerId.from_bytes(data)) if data else None
+    except TalosError:
+        return data.hex()
 
 
 def rfc3339(time_ms: int) -> str:

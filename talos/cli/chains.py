@@ -7,7 +7,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from talos.cli.calls import rfc3339
+from talos.cli.calls import peer_text, rfc3339
 from talos.cli.exits import Failure
 from talos.errors import ProofInvalid
 
@@ -27,7 +27,6 @@ __all__ = [
     "found",
     "ident_of",
     "index_of",
-    "peer_text",
     "reading",
     "tell_verification",
     "warn_of_old_logs",
@@ -196,13 +195,3 @@ def line_of(fields: dict[str, Any]) -> str:
 
 def private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-
-
-def peer_text(data: bytes) -> str | None:
-    from talos.errors import TalosError
-    from talos.identity.peer_id import PeerId
-
-    try:
-        return str(PeerId.from_bytes(data)) if data else None
-    except TalosError:
-        return data.hex()

@@ -194,8 +194,7 @@ def _block_links(data: bytes, signers: Signers) -> _Links:
 
 def _opened_links(entry: bytes, file: Path) -> dict[str, object]:
     from talos.chain.proof import Opening
-    from talos.cli.calls import rfc3339
-    from talos.cli.chains import peer_text
+    from talos.cli.calls import peer_text, rfc3339
 
     meta = Opening.from_json(_bounded(file)).check(entry)
     return {

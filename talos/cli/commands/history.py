@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from talos.cli import chains
-from talos.cli.calls import rfc3339
+from talos.cli.calls import peer_text, rfc3339
 from talos.cli.commands.audit import POLL_SECONDS, since_ms
 from talos.cli.exits import Failure
 from talos.cli.frame import command, passphrase_options
@@ -175,7 +175,7 @@ def _row(log: str, record: Record, mine: set[bytes]) -> dict[str, Any]:
         "id": record.entry.msg_id.hex(),
         "type": record.entry.kind.name.lower(),
         "direction": None if meta is None else "out" if sent else "in",
-        "peer_id": chains.peer_text(other),
+        "peer_id": peer_text(other),
         "size": meta.size if meta is not None else None,
         "leaf": record.leaf.hex(),
     }
