@@ -1,4 +1,4 @@
-"""Rows P1, P2, P7 and the first of P9: bytes over one stream, each way."""
+"""Rows P1, P2, P7, P8 and the first of P9: bytes over one stream, each way."""
 
 from __future__ import annotations
 
@@ -93,6 +93,11 @@ SCENARIOS = (
         "P7",
         "tcp/tls/yamux",
         (Goal(bound=1.0, kind="at least", peer="go"), Goal(bound=8, kind="at least", peer="py")),
+    ),
+    Bulk(
+        "P8",
+        "ws/noise/yamux",
+        (Goal(bound=1.0, kind="at least", peer="go"), Goal(bound=6, kind="at least", peer="py")),
     ),
     Bulk(
         "P9",
