@@ -1,8 +1,9 @@
 """Row P15: a file of 1 GiB to another process on this machine, beside magic-wormhole.
 
 Talos's time is from the call that offers the file to the moment the sender knows that it is verified, in its place and
-in both logs, hashing before the offer included. Wormhole's is that of its processes from the start of the receiver to
-the end of both, less the same for a file of one byte: its key exchange and its start are not counted.
+in both logs, hashing before the offer included; the texts go beside a transfer of their own. Wormhole's is that of its
+processes from the start of the receiver to the end of both, less the same for a file of one byte: its key exchange and
+its start are not counted.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from bench.measure import TALOS, Goal, Metric, Reading, Series
+from interop.harness.statistics import percentile
 from interop.peers.build import cache
 from interop.process import cpu_seconds
 
@@ -47,12 +49,19 @@ WHOLE = Metric(
 PULLED = Metric(
     row="P15", name="P15 pulled", title="the same from the offer on, without hashing before it", unit="MB/s"
 )
-METRICS = (WHOLE, PULLED)
+TEXT = Metric(
+    row="P15",
+    name="P15 text p99",
+    title="a text beside it, from the call to its acknowledgement, p99",
+    unit="ms",
+    goals=(Goal(bound=50, kind="at most"),),
+)
+METRICS = (WHOLE, PULLED, TEXT)
 
 
 async def run(rounds: int) -> Results:
     """Each side once a round."""
-    series, pulled = {TALOS: Series(), WORMHOLE: Series()}, Series()
+    series, pulled, texts = {TALOS: Series(), WORMHOLE: Series()}, Series(), Series()
     with tempfile.TemporaryDirectory(prefix="talos-bench-") as room, ExitStack() as stack:
         path = Path(room) / "data"
         await trio.to_thread.run_sync(_fill, path)
@@ -62,13 +71,14 @@ async def run(rounds: int) -> Results:
         except (subprocess.CalledProcessError, OSError) as error:
             series[WORMHOLE].failed = f"absent: {error}"
         for number in range(rounds):
-            whole, rest = await trio.to_thread.run_sync(_talos, Path(room) / f"t{number}", path)
+            whole, rest, text = await trio.to_thread.run_sync(_talos, Path(room) / f"t{number}", path)
             series[TALOS].readings.append(whole)
             pulled.readings.append(rest)
+            texts.readings.append(text)
             if series[WORMHOLE].failed is None:
                 rate = await trio.to_thread.run_sync(_wormhole, wormhole, relay, Path(room) / f"w{number}", path)
                 series[WORMHOLE].readings.append(rate)
-    return {WHOLE.name: (WHOLE, series), PULLED.name: (PULLED, {TALOS: pulled})}
+    return {WHOLE.name: (WHOLE, series), PULLED.name: (PULLED, {TALOS: pulled}), TEXT.name: (TEXT, {TALOS: texts})}
 
 
 def _fill(path: Path) -> None:
@@ -80,8 +90,8 @@ def _fill(path: Path) -> None:
 # ----------------------------------------------------------------------------------- Talos
 
 
-def _talos(room: Path, path: Path) -> tuple[Reading, Reading]:
-    """From the call on, and from the offer on."""
+def _talos(room: Path, path: Path) -> tuple[Reading, Reading, Reading]:
+    """From the call on, from the offer on, and texts beside it."""
     command = [sys.executable, "-m", "bench.file_end"]
     for side in ("sender", "receiver"):
         (room / side).mkdir(parents=True, mode=0o700)
@@ -91,11 +101,13 @@ def _talos(room: Path, path: Path) -> tuple[Reading, Reading]:
         with _process([*command, str(room / "sender"), str(path), address]) as sender:
             _line(sender)
             seconds, pulled, cpu = map(float, _line(sender).split())
-        listener = cpu_seconds(receiver.pid) - before
-    (room / "receiver" / "downloads" / path.name).unlink()
+            listener = cpu_seconds(receiver.pid) - before
+            waits = sorted(map(float, _line(sender).split()))
+    for came in (room / "receiver" / "downloads").glob("data*"):
+        came.unlink()
     gigabytes = SIZE / MB / 1000
     whole = Reading(value=SIZE / MB / seconds, dialer_cpu=cpu / gigabytes, listener_cpu=listener / gigabytes)
-    return whole, Reading(value=SIZE / MB / pulled)
+    return whole, Reading(value=SIZE / MB / pulled), Reading(value=percentile(waits, 0.99) * 1000)
 
 
 @contextmanager
