@@ -321,6 +321,7 @@ class QuicConnection:
                 self._set_timer()
                 self.writer_idle = True
                 await self._work.wait()
+                await trio.lowlevel.checkpoint()  # who has just sent may end the stream: one packet takes both
         finally:
             self._writer_done.set()
 

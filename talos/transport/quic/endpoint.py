@@ -192,6 +192,9 @@ class Endpoint:
             receiver.receive(data, segment, address)
         elif data[0] & 0x80:
             self._meet(data[:segment], address)
+            newcomer = self._routes.get(cid)
+            if newcomer is not None and len(data) > segment:  # a hello of several packets
+                newcomer.receive(data[segment:], segment, address)
         else:
             self._answer_late(cid, address)
 

@@ -340,8 +340,12 @@ class QuicMachine(StreamTable):
         poll = self._core.poll_transmit
         found: list[tuple[bytes, Address]] = []
         try:
-            while len(found) < limit and (transmit := engine.polled(poll, now)) is not None:
-                found.append((transmit[0], transmit[1]))
+            while len(found) < limit:
+                transmit = engine.polled(poll, now)
+                if transmit is not None:
+                    found.append((transmit[0], transmit[1]))
+                elif not self._send_late_ends(now):
+                    break
         except RemoteProtocolError as fault:
             self._end(fault)
         if found:
@@ -361,6 +365,7 @@ class QuicMachine(StreamTable):
             deadlines.append(self._ping_at())
         if self._held_by is not None:
             deadlines.append(self._held_until)
+        deadlines.extend(self._late_ends.values())
         return min(deadlines, default=None)
 
     def _ping_at(self) -> float:
@@ -380,6 +385,7 @@ class QuicMachine(StreamTable):
             if self._held_by is not None and now >= self._held_until:
                 stream_id = self._held_by
                 self._give_up(stream_id, self._streams[stream_id])
+            self._send_late_ends(now)
             self._take(now)
         except RemoteProtocolError as fault:
             self._end(fault)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ __all__ = ["StreamFlood", "StreamTable"]
 
 BURST_SECONDS = 2.0
 """Of new streams: so many seconds' worth may come at once."""
+END_ROUND_TRIPS = 3
+END_SECONDS = 0.05
+"""An end alone waits so long, whichever is more, for all before it to be acknowledged (docs/decisions/0012)."""
 
 
 class StreamFlood(RemoteProtocolError):
@@ -61,6 +65,8 @@ class StreamTable:
         self._held_until = 0.0
         self._tokens = config.streams_per_second * BURST_SECONDS
         self._tokens_at = now
+        self._late_ends: dict[int, float] = {}
+        """Streams whose end waits until all that was sent is acknowledged, and until when."""
         self._outbound = 0
         self._highest = -3 if dialer else -4
         """Of the peer's stream ids; each opens those below it as well."""
@@ -161,6 +167,7 @@ class StreamTable:
     def _stop_sending(self, event: tuple[Any, ...], now: float) -> None:
         _, stream_id, code = event
         stream = self._streams.get(stream_id) or self._meet(stream_id, now)
+        self._late_ends.pop(stream_id, None)
         if stream is not None and stream.sending:
             stream.sending = False  # the engine answers with RESET_STREAM
             if not stream.gone:
@@ -207,7 +214,26 @@ class StreamTable:
         stream = self._streams.get(stream_id)
         if stream is not None and stream.sending and not self.ended:
             stream.sending = False
-            guarded(self._core.send_stream, stream_id, b"", True)  # noqa: FBT003 - the engine takes positions only
+            if self._core.bytes_in_flight and not self._core.get_send_buffer_size(stream_id):
+                self._late_ends[stream_id] = math.inf
+            else:
+                self._send_end(stream_id)
+
+    def _send_end(self, stream_id: int) -> None:
+        guarded(self._core.send_stream, stream_id, b"", True)  # noqa: FBT003 - the engine takes positions only
+
+    def _send_late_ends(self, now: float) -> bool:
+        """Sends the ends whose time has come; False when there are none."""
+        if not self._late_ends:
+            return False
+        late, self._late_ends = self._late_ends, {}
+        patience = max(END_ROUND_TRIPS * (self._core.smoothed_rtt or 0.0), END_SECONDS)
+        for stream_id, until in late.items():
+            if self._core.bytes_in_flight and now < until:
+                self._late_ends[stream_id] = min(until, now + patience)
+            else:
+                self._send_end(stream_id)
+        return len(self._late_ends) < len(late)
 
     def abandon(self, stream_id: int) -> None:
         """The application is done with it: what the peer still sends is not wanted."""
@@ -227,6 +253,7 @@ class StreamTable:
 
     def _abort(self, stream_id: int, stream: _Stream, code: int) -> None:
         """Tells the engine as far as it has not ended by itself."""
+        self._late_ends.pop(stream_id, None)
         if not self.ended:
             if self._core.can_send_stream(stream_id):
                 guarded(self._core.reset_stream, stream_id, code)
@@ -282,3 +309,4 @@ class StreamTable:
         for stream_id, stream in list(self._streams.items()):
             self._leave(stream_id, stream)
         self._streams.clear()
+        self._late_ends.clear()

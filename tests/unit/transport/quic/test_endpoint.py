@@ -19,9 +19,11 @@ from talos.addr import parse
 from talos.errors import ConfigError, DialError, HandshakeError, ListenError, NotSupported, PeerIdMismatch, TalosError
 from talos.testing.check_stream import raised, receive_exactly, receive_rest
 from talos.transport.quic import Quic, QuicConfig
+from talos.transport.quic.endpoint import Endpoint, Newcomer
 from talos.transport.quic.machine import QuicMachine
 from talos.transport.quic.packet import read_header
-from tests.unit.transport.quic.pair import CREDENTIALS, KEYS, PEERS
+from talos.transport.quic.udp import Received
+from tests.unit.transport.quic.pair import CREDENTIALS, KEYS, PEERS, Pair
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -77,6 +79,20 @@ async def visit(listener: Any, transport: Quic | None = None) -> None:
         await stream.send_eof()
         assert await receive_rest(stream) == b"hello"
         await stream.aclose()
+
+
+class NoSocket:
+    address = ("127.0.0.1", 1)
+
+
+async def test_a_hello_of_several_datagrams_that_come_as_one() -> None:
+    ((hello, _),) = Pair().dialer.datagrams_to_send(0, 9)
+    endpoint = Endpoint(NoSocket(), CONFIG)  # type: ignore[arg-type]
+    came: list[Newcomer] = []
+    endpoint.door = lambda newcomer: not came.append(newcomer)  # type: ignore[func-returns-value]
+    endpoint._dispatch(Received(hello * 3, len(hello), ("127.0.0.1", 2)))
+    (newcomer,) = came
+    assert newcomer.datagrams == [(hello, len(hello)), (hello * 2, len(hello))]
 
 
 class Wire:

@@ -317,6 +317,57 @@ def test_closing_a_stream_stops_the_peers_sending_and_not_its_reading() -> None:
     assert not pair.listener._streams
 
 
+def sent_and_lost(pair: Pair, stream: int, data: bytes) -> None:
+    """The dialer sends it and the network drops it."""
+    assert pair.dialer.send(stream, data) == len(data)
+    assert pair.carry(dialer=True, through=lambda _: None)
+
+
+def test_an_end_whose_data_is_lost_arrives_behind_it() -> None:
+    """qh3 2.1.0 forgets an end alone that is lost together with data."""
+    pair = connected()
+    stream = pair.stream()
+    sent_and_lost(pair, stream, bytes(3000))
+    pair.dialer.close(stream)
+    pair.carry(dialer=True, through=lambda _: None)
+    pair.pass_time(1.0)
+    received = b"".join(event.data for event in pair.seen(DataReceived, dialer=False) if event.stream_id == stream)
+    assert received.endswith(bytes(3000))
+    assert pair.seen(StreamEnded, dialer=False) == [StreamEnded(stream)]
+
+
+def test_an_end_waits_for_other_streams_data_only_so_long() -> None:
+    pair = connected()
+    busy, stream = pair.stream(), pair.stream()
+    sent_and_lost(pair, busy, bytes(100))
+    pair.dialer.close(stream)
+    assert pair.carry(dialer=True) == 0
+    deadline = pair.dialer.next_deadline()
+    assert deadline is not None
+    assert deadline <= pair.now + 0.05
+    pair.now += 0.05
+    pair.events[0].extend(pair.dialer.deadline_passed(pair.now))
+    pair.carry(dialer=True)
+    assert StreamEnded(stream) in pair.seen(StreamEnded, dialer=False)
+
+
+@pytest.mark.parametrize("end", ["reset", "stop"])
+def test_an_end_that_waits_gives_way_to_a_reset(end: str) -> None:
+    pair = connected()
+    stream = pair.stream()
+    sent_and_lost(pair, stream, bytes(100))
+    pair.dialer.close(stream)
+    if end == "reset":
+        pair.dialer.reset(stream, 7)
+    else:
+        pair.listener.abandon(stream)
+    pair.pass_time(1.0)
+    assert not pair.dialer._late_ends
+    if end == "reset":
+        assert pair.seen(StreamAborted, dialer=False) == [StreamAborted(stream, 7, remote=True)]
+    assert not pair.seen(ConnectionEnded, dialer=True)
+
+
 def test_unknown_streams_are_nothing() -> None:
     pair = connected()
     pair.dialer.close(400)
