@@ -55,9 +55,17 @@ class NetworkCell:
 
     @property
     def name(self) -> str:
+        return f"{self.kind} {self.dialer}->{self.listener}{self._way}"
+
+    @property
+    def title(self) -> str:
+        """Without its ends."""
+        return f"{self.kind}{self._way}"
+
+    @property
+    def _way(self) -> str:
         through = f" via {self.via}" if self.via else ""
-        stack = "" if self.stack == STACK else f" {self.stack}"
-        return f"{self.kind} {self.dialer}->{self.listener}{through}{stack}"
+        return through if self.stack == STACK else f"{through} {self.stack}"
 
     @property
     def peer(self) -> str:

@@ -23,7 +23,9 @@ NETWORKS = (
     "only Talos nodes are connected to, are found through them: those sought that have a Talos node among the three",
     "nearest, where every lookup has to ask. A gossip pair sends ten signed messages of 2 KiB; in the mixed mesh each",
     "implementation publishes ten, and every node tells of every one, once, by its author; Talos counts copies left",
-    "unsent because of IDONTWANT, and peers that it dialled because a PRUNE named them.",
+    "unsent because of IDONTWANT, and peers that it dialled because a PRUNE named them. Over a relay the caller proves",
+    "who it is, pings and echoes. Holes are punched, and AutoNAT asked, between network namespaces whose routers",
+    "translate; behind symmetric routers no hole can be punched, and the relay goes on carrying.",
 )
 NETWORK_RESULTS = ("network", "gossip", "mesh", "features")
 
@@ -106,7 +108,7 @@ def markdown(outcomes: Sequence[Outcome], adapters: Adapters) -> str:
     ordered = sorted(outcomes, key=lambda outcome: (outcome.cell.peer, outcome.cell.name))
     lines += [_row(outcome, outcome.cell.stack) for outcome in ordered if isinstance(outcome.cell, Cell)]
     lines += ["", *NETWORKS, "", "| network | client | server | outcome | figures |", "|---|---|---|---|---|"]
-    lines += [_row(outcome, outcome.cell.kind) for outcome in ordered if not isinstance(outcome.cell, Cell)]
+    lines += [_row(outcome, outcome.cell.title) for outcome in ordered if not isinstance(outcome.cell, Cell)]
     return "\n".join(lines) + "\n"
 
 
