@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from talos.cli.calls import peer_text, rfc3339
 from talos.cli.exits import Failure
+from talos.cli.output import counted
 from talos.errors import ProofInvalid
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def tell_verification(session: Session, log: str, result: Verification) -> None:
         first = None if bad is None else {"height": bad.height, "index": bad.index, "reason": bad.reason}
         session.out.emit("verification", ok=result.ok, checked=result.checked, first_bad=first, log=log)
     elif bad is None:
-        session.out.line(f"{log}  {result.checked} entries in {result.blocks} blocks in order")
+        session.out.line(f"{log}  {counted(result.checked, 'entry')} in {counted(result.blocks, 'block')} in order")
     if bad is not None:
         named = (("block", bad.height), ("entry", bad.index))
         place = ", ".join(f"{name} {number}" for name, number in named if number is not None)

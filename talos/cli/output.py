@@ -41,6 +41,13 @@ def short(peer: str) -> str:
     return f"{peer[:12]}…{peer[-4:]}" if len(peer) > 20 else peer
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 peer`, `2 peers`, `2 entries`."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun[:-1]}ies" if noun.endswith("ry") else f"{number} {noun}s"
+
+
 def size_text(size: int) -> str:
     """Bytes as people read them: `3.2 MiB`."""
     value, unit = float(size), "B"

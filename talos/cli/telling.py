@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from talos.cli import names
-from talos.cli.output import short, size_text
+from talos.cli.output import counted, short, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,7 +100,7 @@ def _text(session: Session, kind: str, fields: Mapping[str, Any]) -> str:
     if kind == "transfer":
         return _transfer(session, fields)
     if kind == "block":
-        return f"block {fields['height']}  {fields['n_items']} entries"
+        return f"block {fields['height']}  {counted(fields['n_items'], 'entry')}"
     if kind == "lagged":
         return f"{fields['missed']} events were missed"
     return f"{kind} {fields.get('id') or fields.get('stream_id') or ''} {fields.get('state') or ''}".rstrip()

@@ -18,7 +18,7 @@ import click
 from talos.cli import chains
 from talos.cli.exits import Failure
 from talos.cli.frame import HELP, Group, command, passphrase_options
-from talos.cli.output import short
+from talos.cli.output import counted, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,7 +143,7 @@ def export(session: Session, file: Path) -> None:
         raise Failure("file_exists", f"{file} exists already", hint="another name, or remove it first") from None
     finally:
         scratch.unlink(missing_ok=True)
-    session.out.note(f"{count} entries in {file}")
+    session.out.note(f"{counted(count, 'entry')} in {file}")
 
 
 audit.add_command(verify)

@@ -14,6 +14,7 @@ from talos.cli.bringing_back import brought_back
 from talos.cli.calls import rfc3339
 from talos.cli.exits import Failure
 from talos.cli.frame import command, group, network_options, passphrase_options
+from talos.cli.output import counted
 
 if TYPE_CHECKING:
     from talos.chain.records import ChainReader, Record
@@ -179,7 +180,8 @@ def sync(session: Session, who: str | None) -> None:
     if session.json:
         session.out.emit("chain_sync", **result)
     else:
-        session.out.line(f"height {result['height']}  entries {result['log_size']}  with {result['peers']} peers")
+        peers = counted(result["peers"], "peer")
+        session.out.line(f"height {result['height']}  entries {result['log_size']}  with {peers}")
 
 
 @command("prune", help="Moves old blocks into verified archives, as the retention in config.toml allows.")

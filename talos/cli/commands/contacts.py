@@ -8,6 +8,7 @@ import click
 
 from talos.cli.exits import Failure
 from talos.cli.frame import command, group, network_options, passphrase_options
+from talos.cli.output import counted
 from talos.errors import ConfigError
 from talos.identity import contacts as book
 from talos.identity.contacts import Contact
@@ -120,8 +121,8 @@ def pending(session: Session) -> None:
         if session.json:
             session.out.emit("stranger", peer_id=peer, **{"files": 0, **row})
         else:
-            files = f", {row['files']} files" if "files" in row else ""
-            session.out.line(f"{peer}  {row['messages']} messages, {row['size']} B{files}")
+            files = f", {counted(row['files'], 'file')}" if "files" in row else ""
+            session.out.line(f"{peer}  {counted(row['messages'], 'message')}, {row['size']} B{files}")
 
 
 @command("accept", help="Lets a stranger in: makes WHO a contact and takes the messages that wait.")
@@ -134,7 +135,7 @@ def accept(session: Session, *, who: str, name: str | None) -> None:
     result = session.perform("letters-admit", {"peer": found.peer_text}, show=lambda *_: None)
     offers = session.perform("files-answer", {"peer": found.peer_text, "accept": True}, show=lambda *_: None)
     _tell(session, contact)
-    session.out.note(f"{result['messages']} messages and {offers['offers']} offers of files were taken in")
+    session.out.note(f"taken in: {counted(result['messages'], 'message')}, {counted(offers['offers'], 'file offer')}")
 
 
 @command("decline", help="Throws away what waits of a stranger; `block` keeps the next ones out.")

@@ -10,7 +10,7 @@ import click
 
 from talos.cli.exits import Failure
 from talos.cli.frame import command, group, network_options
-from talos.cli.output import short
+from talos.cli.output import counted, short
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -57,7 +57,7 @@ def provide(session: Session, *, key: str, trace: bool) -> None:
     if session.json:
         session.out.emit("stored", size=None, **result)
     else:
-        session.out.line(f"told {result['told']} peers")
+        session.out.line(f"told {counted(result['told'], 'peer')}")
 
 
 @command("put", help="Stores VALUE (`-`: standard input) under KEY, /namespace/name.")
@@ -93,10 +93,14 @@ def status(session: Session) -> None:
     if session.json:
         session.out.emit("dht_status", **{name: value for name, value in found.items() if name != "next"})
         return
-    session.out.line(
-        f"{found['mode']} of {found['protocol']}  ·  {found['peers']} peers in {found['buckets']} buckets  ·  "
-        f"{found['values']} values  ·  {found['providers']} provider records  ·  bootstrap {found['bootstrap']}"
-    )
+    parts = [
+        f"{found['mode']} of {found['protocol']}",
+        f"{counted(found['peers'], 'peer')} in {counted(found['buckets'], 'bucket')}",
+        counted(found["values"], "value"),
+        counted(found["providers"], "provider record"),
+        f"bootstrap {found['bootstrap']}",
+    ]
+    session.out.line("  ·  ".join(parts))
     for row in found["rows"]:
         session.out.detail(f"{row['bucket']}  {row['peer_id']}  {' '.join(row['addrs'])}")
 

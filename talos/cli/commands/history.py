@@ -22,6 +22,7 @@ from talos.cli.commands.audit import POLL_SECONDS, since_ms
 from talos.cli.exits import Failure
 from talos.cli.frame import command, passphrase_options
 from talos.cli.messages import reading
+from talos.cli.output import counted
 from talos.cli.telling import tell_message
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def history(session: Session, who: str | None, *, follow: bool, file: Path | Non
     with ExitStack() as stack:
         sources = _Sources(session, stack, wanted)
         if file is not None:
-            session.out.note(f"{_write(file, sources.rows())} entries in {file}")
+            session.out.note(f"{counted(_write(file, sources.rows()), 'entry')} in {file}")
             return
         for row in sources.rows():
             _show(session, row)

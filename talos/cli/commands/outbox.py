@@ -8,6 +8,7 @@ import click
 
 from talos.cli.frame import command, group, network_options, passphrase_options
 from talos.cli.messages import reading
+from talos.cli.output import counted
 
 if TYPE_CHECKING:
     from talos.cli.session import Session
@@ -45,7 +46,7 @@ def list_(session: Session) -> None:
 def retry(session: Session, *, who: str | None) -> None:
     asked = {"peer": session.find(who).peer_text if who is not None else ""}
     result = session.perform("outbox-retry", asked, show=lambda *_: None)
-    session.out.note(f"trying {result['peers']} peers")
+    session.out.note(f"trying {counted(result['peers'], 'peer')}")
 
 
 @command("cancel", help="Gives up the message ID.")

@@ -10,7 +10,7 @@ import click
 
 from talos.cli.exits import Failure
 from talos.cli.frame import command, network_options
-from talos.cli.output import short
+from talos.cli.output import counted, short
 
 if TYPE_CHECKING:
     from talos.cli.session import Session
@@ -29,7 +29,7 @@ def register(session: Session, *, server: str | None) -> None:
     if session.json:
         session.out.emit("registration", **result)
     else:
-        peers = "1 peer" if result["told"] == 1 else f"{result['told']} peers"
+        peers = counted(result["told"], "peer")
         session.out.line(f"{result['name']}  {short(result['peer_id'])}  is in the DHT, with {peers}")
 
 

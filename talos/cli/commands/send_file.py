@@ -12,7 +12,7 @@ import click
 
 from talos.cli.exits import Failure
 from talos.cli.frame import command, network_options
-from talos.cli.output import size_text
+from talos.cli.output import counted, size_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,5 +74,5 @@ def _tell(session: Session, peer: Name, result: Mapping[str, Any]) -> None:
     if len(result["files"]) == 1:
         words.append(f"sha256 {result['files'][0]['sha256'][:8]}…")
     else:
-        words.append(f"{result['file_count']} files")
+        words.append(counted(result["file_count"], "file"))
     session.out.line("  ".join((*words, f"verified by {peer.shown}")))

@@ -9,7 +9,7 @@ import click
 
 from talos.cli.exits import Failure
 from talos.cli.frame import command
-from talos.cli.output import short
+from talos.cli.output import counted, short
 from talos.errors import WalletError
 from talos.identity.wallet import public_identity
 
@@ -55,7 +55,7 @@ def _once(session: Session, *, check: bool) -> None:
 
 
 def _tell(session: Session, found: Mapping[str, Any]) -> None:
-    parts = [f"up {_duration(found['uptime_ms'] / 1000)}", f"{found['peers']} peers", *_services(found)]
+    parts = [f"up {_duration(found['uptime_ms'] / 1000)}", counted(found["peers"], "peer"), *_services(found)]
     parts.append(found["reachability"] or "reachability not yet known")
     session.out.line("  ·  ".join(parts))
     if session.verbose:
@@ -64,10 +64,12 @@ def _tell(session: Session, found: Mapping[str, Any]) -> None:
             session.out.line(f"  {addr}")
     relay = found["relay"]
     if relay and relay["relays"]:
-        session.out.line(f"reached through {len(relay['relays'])} relays: {', '.join(map(short, relay['relays']))}")
+        relays = ", ".join(map(short, relay["relays"]))
+        session.out.line(f"reached through {counted(len(relay['relays']), 'relay')}: {relays}")
     if relay and relay["serving"]:
         serving = relay["serving"]
-        session.out.line(f"relaying for {serving['reservations']} peers, {serving['circuits']} circuits open")
+        peers, circuits = counted(serving["reservations"], "peer"), counted(serving["circuits"], "circuit")
+        session.out.line(f"relaying for {peers}, {circuits} open")
     for weak in found["weakened"]:
         session.out.warn(weak)
     if found["faults"]:
@@ -79,15 +81,15 @@ def _services(found: Mapping[str, Any]) -> list[str]:
     words = []
     dht, gossip, chain, mcp = found["dht"], found["gossip"], found["chain"], found["mcp"]
     if dht:
-        words.append(f"dht {dht['peers']} in {dht['buckets']} buckets")
+        words.append(f"dht {dht['peers']} in {counted(dht['buckets'], 'bucket')}")
     if gossip:
-        words.append(f"{gossip['topics']} topics")
+        words.append(counted(gossip["topics"], "topic"))
     if chain:
         words.append(f"chain {chain.get('height', '-')}")
     if found["outbox"] is not None:
         words.append(f"outbox {found['outbox']}")
     if found["transfers"]:
-        words.append(f"{found['transfers']} transfers")
+        words.append(counted(found["transfers"], "transfer"))
     if mcp:
         words.append(f"{mcp['sessions']} mcp sessions")
     return words

@@ -125,7 +125,7 @@ def test_a_message_waits_in_the_outbox_until_it_is_given_up(alice: Talos, home: 
     assert rows(alice("history", "bob", "--search", "WHERE", "--json")) == [told]
     assert rows(alice("history", CAROL, "--json")) == []
     assert rows(alice("history", "--files", "--json")) == []
-    assert "trying 1 peers" in alice("outbox", "retry", "bob").err
+    assert "trying 1 peer" in alice("outbox", "retry", "bob").err
     assert alice("outbox", "retry", CAROL).code == 0
     assert alice("outbox", "cancel", delivery["id"]).code == 0
     assert alice("outbox", "cancel", delivery["id"], "--json").error()["code"] == "failed"

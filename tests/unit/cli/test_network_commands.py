@@ -252,7 +252,7 @@ def test_dht_status(agent: Answering, talos_: Talos) -> None:
     assert talos_("--json", "dht", "status").error()["code"] == "agent_down"
     agent.snapshots["dht/table"] = TABLE
     ran = talos_("-v", "dht", "status")
-    assert ran.out.startswith("server of /talos/kad/1.0.0  ·  1 peers in 1 buckets  ·  2 values")
+    assert ran.out.startswith("server of /talos/kad/1.0.0  ·  1 peer in 1 bucket  ·  2 values")
     assert f"7  {BOB}  {ADDR}" in ran.err
     assert talos_("--json", "dht", "status").object()["rows"] == TABLE["rows"]
 
