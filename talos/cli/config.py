@@ -134,6 +134,8 @@ class MessagesConfig:
     """What becomes of messages of those who are not contacts: `accept`, `ask` first, `refuse`."""
     read_receipts: bool = False
     """Whether senders are told when their message was shown."""
+    channels: tuple[str, ...] = ()
+    """Names of the channels that are listened to, as `talos send '#NAME'` has them."""
 
     def __post_init__(self) -> None:
         _one_of("strangers", self.strangers, "accept", "ask", "refuse")

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
     from talos.identity.peer_id import PeerId
 
-__all__ = ["BROADCAST", "Name", "is_alias", "is_short", "parse_name", "ticket"]
+__all__ = ["BROADCAST", "CHANNEL", "Name", "channel_of", "is_alias", "is_short", "parse_name", "ticket"]
 
 BROADCAST = "*"
-"""Everybody: for `send` alone."""
+"""Everybody: for `send` and `history`."""
+CHANNEL = "#"
+"""Before the name of a channel: there, too."""
 
 MAX_TEXT_LENGTH = 1024
 MAX_TICKET_ADDRS = 4
@@ -101,6 +103,22 @@ def is_short(text: str) -> bool:
     """Whether `text` is a short form, which only those can complete who know some peers."""
     text = text.strip()
     return bool(_SHORT.fullmatch(text)) and not _PEER_ID.fullmatch(text)
+
+
+def channel_of(text: str) -> str | None:
+    """What is meant by `*` (the empty name) or `#NAME`; None where it is one peer. Failure for no name of a channel."""
+    text = text.strip()
+    if text == BROADCAST:
+        return ""
+    if not text.startswith(CHANNEL):
+        return None
+    from talos.errors import LocalProtocolError
+    from talos.messaging.channel import check_channel
+
+    try:
+        return check_channel(text[1:])
+    except LocalProtocolError as error:
+        raise Failure("usage", str(error)) from error
 
 
 def is_alias(text: str) -> bool:
@@ -194,8 +212,8 @@ def _from_alias(text: str, contacts: Contacts) -> Name:
     contact = contacts.named(text)
     if contact is not None:
         return _from_peer_id(contact.peer)
-    if text == BROADCAST:
-        raise Failure("peer_unknown", "everybody is meant by `*` in `talos send` alone")
+    if text == BROADCAST or text.startswith(CHANNEL):
+        raise Failure("peer_unknown", f"{text!r} is nobody alone: it is for `talos send` and `talos history`")
     spelled = {folded(one.name): one.name for one in contacts.by_name}
     meant = nearest(folded(text), spelled)
     other = "talos contacts add NAME TICKET, or a ticket, address or peer id here"

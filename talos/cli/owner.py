@@ -259,7 +259,9 @@ def _messages(settings: Config) -> MessagingConfig:
     from talos.messaging.config import MessagingConfig, Strangers
 
     messages = settings.messages
-    return MessagingConfig(strangers=Strangers(messages.strangers), read_receipts=messages.read_receipts)
+    return MessagingConfig(
+        strangers=Strangers(messages.strangers), read_receipts=messages.read_receipts, channels=messages.channels
+    )
 
 
 def _files(settings: Config) -> FileConfig:

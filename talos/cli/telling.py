@@ -61,8 +61,9 @@ def tell_event(session: Session, kind: str, fields: Mapping[str, Any]) -> None:
 
 def tell_message(session: Session, fields: Mapping[str, Any], when: str, *, mark: str = "") -> None:
     """A header of ours, and below it, indented, what its sender wrote: no line of a text can pass for a header."""
-    who = session.shown(fields["peer_id"]) if fields["peer_id"] else "all"
-    mine = "all" if fields["to_all"] else "me"
+    everybody = f"#{fields['channel']}" if fields["channel"] else "all"
+    who = session.shown(fields["peer_id"]) if fields["peer_id"] else everybody
+    mine = everybody if fields["to_all"] else "me"
     between = f"{who} → {mine}" if fields["direction"] == "in" else f"me → {who}"
     state = fields["state"] if fields["direction"] == "out" else ""
     missing = _MARKS.get(fields["mark"], "")

@@ -1,4 +1,4 @@
-"""What is said to everybody: over gossip, signed by its author, open to all (docs/protocols/messaging.md).
+"""What is said to everybody, or in a channel: over gossip, signed, open to all (docs/protocols/messaging.md).
 
 Nobody acknowledges a broadcast. What is not for us to forward is told to the router by the verdict on it: Reject for
 what no honest neighbour passes on, Ignore for what may be honest and is not wanted.
@@ -24,6 +24,7 @@ from talos.errors import (
 )
 from talos.identity.peer_id import PeerId
 from talos.messaging.canonical import canonical, digest
+from talos.messaging.channel import topic_of
 from talos.messaging.checks import check_time
 from talos.messaging.code import Code, MessageType
 from talos.messaging.config import Strangers
@@ -32,7 +33,6 @@ from talos.messaging.envelope import MAX_BROADCAST_BYTES, is_broadcast, open_out
 from talos.messaging.payload import BROADCAST, Payload
 from talos.messaging.people import peer_of
 from talos.messaging.rate import Buckets
-from talos.messaging.state import TOPIC
 from talos.messaging.store import MessageState, StoredMessage
 
 if TYPE_CHECKING:
@@ -73,9 +73,11 @@ class Broadcasts:
         self._composer = composer
         self._intake = intake
         self._pubsub = pubsub
-        self._waiting: deque[int] = deque()
-        """Numbers of ours that are to be published."""
+        self._waiting: dict[str, deque[int]] = {}
+        """By channel, the numbers of ours that are to be published there."""
         self._news = trio.Event()
+        self._turn = trio.StrictFIFOLock()
+        """Others count what we say in all channels together."""
         limits, strangers = state.config.broadcast, state.config.stranger
         self._messages = Buckets[PeerId | None](limits.messages_per_second, limits.messages_burst)
         self._bytes = Buckets[PeerId | None](limits.bytes_per_second, limits.bytes_burst)
@@ -83,36 +85,49 @@ class Broadcasts:
 
     # ------------------------------------------------------------------------------- sending
 
-    async def send(self, message_type: int, content: bytes, *, ttl_s: int) -> StoredMessage:
+    async def send(self, message_type: int, content: bytes, *, ttl_s: int, channel: str = "") -> StoredMessage:
         """Durable and recorded on return; published when a neighbour wants the topic, within ten minutes.
 
         LimitExceeded when too many wait for that, LocalProtocolError for what nobody would take, AuditError.
         """
         most = self._state.config.broadcast.queued
-        if len(self._waiting) >= most:
+        if sum(map(len, self._waiting.values())) >= most:
             raise LimitExceeded(f"{most} broadcasts wait for a neighbour", limit=most, kind="broadcasts")
         if message_type in _FOR_ONE:
             raise LocalProtocolError(f"messages of type {message_type} are for one peer")
-        written = await self._composer.announce(message_type, content, ttl_s=ttl_s)
-        self._queue(written.message.number)
+        written = await self._composer.announce(message_type, content, ttl_s=ttl_s, channel=channel)
+        self._queue(written.message.number, channel)
         return written.message
 
     async def run(self) -> None:
-        """Publishes what waits, in order and no faster than others take it, for ever."""
+        """Publishes what waits, in the order of its channel and no faster than others take it, for ever."""
         for number in self._state.store.unpublished():
-            self._queue(number)
-        while True:
-            if not self._waiting:
+            message = self._state.store.message_at(number)
+            if message is not None:
+                self._queue(number, message.payload.channel)
+        spoken: set[str] = set()
+        async with trio.open_nursery() as nursery:
+            while True:
+                for channel in self._waiting.keys() - spoken:
+                    spoken.add(channel)
+                    nursery.start_soon(self._state.patiently, partial(self._publish_all, channel, spoken))
                 await self._news.wait()
-                continue
-            message = self._state.store.message_at(self._waiting[0])
+
+    async def _publish_all(self, channel: str, spoken: set[str]) -> None:
+        """What waits of one channel: nobody may listen there, which is not to hold up the others."""
+        waiting = self._waiting[channel]
+        while waiting:
+            message = self._state.store.message_at(waiting[0])
             if message is not None and message.state is MessageState.QUEUED:
                 await self._publish(message)
-            self._waiting.popleft()
+            waiting.popleft()
+        del self._waiting[channel]
+        spoken.discard(channel)
 
-    def _queue(self, number: int) -> None:
-        if number not in self._waiting:
-            self._waiting.append(number)
+    def _queue(self, number: int, channel: str) -> None:
+        waiting = self._waiting.setdefault(channel, deque())
+        if number not in waiting:
+            waiting.append(number)
             self._news.set()
             self._news = trio.Event()
 
@@ -122,9 +137,10 @@ class Broadcasts:
         past = state.config.broadcast.past_seconds
         ends_ms = payload.timestamp_ms + min(payload.ttl_s or past, past) * 1000
         with trio.move_on_after(max(0, ends_ms - state.now_ms()) / 1000):
-            await self._pubsub.wait_for_peers(TOPIC)
-            await trio.sleep(self._pause(len(envelope)))
-            self._take(None, len(envelope))
+            await self._pubsub.wait_for_peers(topic_of(payload.channel))
+            async with self._turn:
+                await trio.sleep(self._pause(len(envelope)))
+                self._take(None, len(envelope))
             current = state.store.message_at(message.number)
             if current is not None and current.state is MessageState.QUEUED:
                 await self._hand_over(message, envelope)
@@ -133,7 +149,7 @@ class Broadcasts:
 
     async def _hand_over(self, message: StoredMessage, envelope: bytes) -> None:
         try:
-            await self._pubsub.publish(TOPIC, envelope)
+            await self._pubsub.publish(topic_of(message.payload.channel), envelope)
         except LocalProtocolError as error:
             _log.warning("a broadcast is more than this network carries: %s", error)
             await self._state.settle(message, MessageState.FAILED, code=Code.TOO_LARGE)
@@ -143,8 +159,14 @@ class Broadcasts:
     # ------------------------------------------------------------------------------- receiving
 
     async def listen(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Takes part in the topic, keeps and records what comes, for ever."""
-        async with self._pubsub.subscribe(TOPIC, self.judge) as messages:
+        """Takes part in the topics, keeps and records what comes, for ever."""
+        async with trio.open_nursery() as nursery:
+            for channel in ("", *dict.fromkeys(self._state.config.channels)):
+                await nursery.start(self._listen_to, topic_of(channel))
+            task_status.started()
+
+    async def _listen_to(self, topic: str, *, task_status: trio.TaskStatus[None]) -> None:
+        async with self._pubsub.subscribe(topic, self.judge) as messages:
             task_status.started()
             while True:
                 batch = [await messages.receive()]
@@ -161,7 +183,9 @@ class Broadcasts:
             payload = _payload(message)
             if message.author is None or peer_of(payload.sender) != message.author:
                 return Verdict.REJECT
-            if payload.recipient != BROADCAST or payload.channel or payload.type in _FOR_ONE:
+            if payload.recipient != BROADCAST or payload.type in _FOR_ONE:
+                return Verdict.REJECT
+            if topic_of(payload.channel) != message.topic:
                 return Verdict.REJECT
             if not self._is_wanted(payload, message.author, len(message.data)):
                 return Verdict.IGNORE

@@ -91,9 +91,9 @@ class Composer:
         write = partial(self._write, to=to, draft=draft, content=content, record=self._state.book.known(to))
         return (await self._post(write, partial(self._tell, to))).message
 
-    async def announce(self, message_type: int, content: bytes, *, ttl_s: int = 0) -> Written:
-        """As `post`, to everybody."""
-        draft = self._draft(BROADCAST, message_type, content, ttl_s)
+    async def announce(self, message_type: int, content: bytes, *, ttl_s: int = 0, channel: str = "") -> Written:
+        """As `post`, to everybody, or to all who listen to the channel."""
+        draft = replace(self._draft(BROADCAST, message_type, content, ttl_s), channel=channel)
         return await self._post(partial(self._write_open, draft=draft, content=content), lambda: None)
 
     async def _post(self, write: Callable[[Connection], Written], written: Callable[[], None]) -> Written:
@@ -203,7 +203,7 @@ class Composer:
         """A broadcast: it is sealed for nobody, and in no outbox."""
         state = self._state
         message = self._unsealed(draft, content, state.now_ms(), None)
-        key = self._flow_key(draft.recipient)
+        key = self._flow_key(draft.recipient, draft.channel)
         flow = state.store.flow(*key, connection=connection) or Flow(state.now_ms(), 1, bytes(32))
         draft = replace(draft, epoch=flow.epoch, seq=flow.next_seq, prev=flow.last)
         made = seal_broadcast(draft, content, state.keyring.identity)
@@ -272,8 +272,8 @@ class Composer:
             begun = max(self._state.now_ms(), flow.epoch + 1)
             self._state.store.set_flow(connection, Flow(begun, 1, bytes(32)), *key)
 
-    def _flow_key(self, recipient: bytes) -> tuple[bytes, ...]:
-        here = channel_conversation("") if recipient == BROADCAST else conversation(self._state.me, recipient)
+    def _flow_key(self, recipient: bytes, channel: str = "") -> tuple[bytes, ...]:
+        here = channel_conversation(channel) if recipient == BROADCAST else conversation(self._state.me, recipient)
         return OUT, self._generation, here
 
     # ------------------------------------------------------------------------------- helpers

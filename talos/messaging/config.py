@@ -5,7 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from talos.errors import ConfigError
+from talos.errors import ConfigError, LocalProtocolError
+from talos.messaging.channel import check_channel
 from talos.messaging.live.codec import CodecRegistry
 from talos.messaging.live.config import LiveLimits
 from talos.messaging.order import OrderLimits
@@ -14,6 +15,7 @@ __all__ = ["BroadcastLimits", "DeliveryLimits", "MessagingConfig", "ReceiveLimit
 
 DAY_SECONDS = 86_400
 MIB = 1024 * 1024
+MAX_CHANNELS = 64
 
 
 class Strangers(enum.Enum):
@@ -92,6 +94,8 @@ class MessagingConfig:
     strangers: Strangers = Strangers.ACCEPT
     read_receipts: bool = False
     """Tell senders when their message was read."""
+    channels: tuple[str, ...] = ()
+    """Names under which others speak to all who listen, beside what is said to everybody; at most 64."""
     delivery: DeliveryLimits = DeliveryLimits()
     receive: ReceiveLimits = ReceiveLimits()
     stranger: StrangerLimits = StrangerLimits()
@@ -105,5 +109,12 @@ class MessagingConfig:
         counts = (self.delivery.queued, self.delivery.queued_per_peer, self.delivery.unanswered, self.delivery.dials)
         if min(counts) < 1 or self.receive.flows < 1:
             raise ConfigError("limits of messages are at least 1")
+        if len(self.channels) > MAX_CHANNELS:
+            raise ConfigError(f"{len(self.channels)} channels; at most {MAX_CHANNELS} are listened to")
+        try:
+            for channel in self.channels:
+                check_channel(channel)
+        except LocalProtocolError as error:
+            raise ConfigError(str(error)) from error
         if self.delivery.lifetime_seconds >= self.receive.past_seconds:
             raise ConfigError("a message must not live longer than its id is remembered")

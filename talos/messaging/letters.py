@@ -31,7 +31,9 @@ class Incoming(NamedTuple):
     """`gap` or `fork` where something before it is missing or was replaced, else empty."""
     message: StoredMessage
     to_all: bool = False
-    """Whether it was said to everybody."""
+    """Whether it was said to everybody, or in a channel."""
+    channel: str = ""
+    """Its name; empty for what was said to everybody or to us alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,8 @@ class HistoryQuery:
     peer: PeerId | None = None
     since_ms: int = 0
     until_ms: int | None = None
+    channel: str | None = None
+    """Only what was said there; empty: to everybody."""
     search: str = ""
     """Text that is in it, whatever the case."""
     types: frozenset[int] = frozenset()
@@ -97,12 +101,15 @@ def incoming_of(message: StoredMessage) -> Incoming:
         mark=message.mark,
         message=message,
         to_all=message.payload.to_all,
+        channel=message.payload.channel,
     )
 
 
 def matches(message: StoredMessage, query: HistoryQuery) -> bool:
     sent = message.payload.timestamp_ms
     if sent < query.since_ms or (query.until_ms is not None and sent > query.until_ms):
+        return False
+    if query.channel is not None and not (message.payload.to_all and message.payload.channel == query.channel):
         return False
     if query.types and message.payload.type not in query.types:
         return False

@@ -16,6 +16,7 @@ from talos.errors import EnvelopeRejected, LimitExceeded, LocalProtocolError, No
 from talos.host import log
 from talos.host.block import background
 from talos.messaging.broadcast import MAX_BODY_BYTES, Broadcasts
+from talos.messaging.channel import check_channel
 from talos.messaging.code import AckState, MessageType
 from talos.messaging.composer import Composer
 from talos.messaging.config import MessagingConfig
@@ -168,11 +169,12 @@ class Messaging:
         ttl_s: int = 0,
         reply_to: bytes = b"",
         subject: str = "",
+        channel: str = "",
     ) -> Outgoing:
         """A text that is durable and recorded on return; it is delivered when that can be, within 14 days or `ttl_s`.
 
         To everybody (`*`) it is open to all, published when a neighbour listens, within ten minutes, and acknowledged
-        by nobody; NotSupported without gossip.
+        by nobody; NotSupported without gossip. With `channel` it is for all who listen under that name.
 
         LocalProtocolError for a body over 64 KiB (32 KiB to everybody) or what else is too long, RecipientUnknown for a
         peer that cannot have messages, LimitExceeded where the outbox is full, AuditError where nothing is recorded:
@@ -185,16 +187,21 @@ class Messaging:
         except EnvelopeRejected as error:
             raise LocalProtocolError(f"not a letter: {error}; files are for more") from error
         if to != EVERYBODY:
+            if channel:
+                raise LocalProtocolError("a channel is for everybody who listens to it, not for one peer")
             return await self.post(to, MessageType.TEXT, content, ttl_s=ttl_s)
         if len(data) > MAX_BODY_BYTES:
             raise LocalProtocolError(f"a broadcast of {len(data)} bytes; {MAX_BODY_BYTES} fit")
-        return await self.announce(MessageType.TEXT, content, ttl_s=ttl_s)
+        return await self.announce(MessageType.TEXT, content, ttl_s=ttl_s, channel=channel)
 
-    async def announce(self, message_type: int, content: bytes, *, ttl_s: int = 0) -> Outgoing:
+    async def announce(self, message_type: int, content: bytes, *, ttl_s: int = 0, channel: str = "") -> Outgoing:
         """As `send` to everybody, for content of any type but those of streams. NotSupported without gossip."""
         if self._broadcasts is None:
             raise NotSupported("messages to everybody go over gossip, which is off")
-        return Outgoing(self._state, await self._broadcasts.send(message_type, content, ttl_s=ttl_s))
+        if channel:
+            check_channel(channel)
+        sent = await self._broadcasts.send(message_type, content, ttl_s=ttl_s, channel=channel)
+        return Outgoing(self._state, sent)
 
     async def post(self, to: PeerId, message_type: int, content: bytes, *, ttl_s: int = 0) -> Outgoing:
         """As `send`, for content of any counted type."""

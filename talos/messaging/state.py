@@ -10,6 +10,7 @@ import trio
 
 from talos.abc import AuditEntry, Direction, EntryKind
 from talos.errors import AuditError
+from talos.messaging.channel import topic_of
 from talos.messaging.code import MessageType
 from talos.messaging.content import Text
 from talos.messaging.payload import BROADCAST
@@ -26,12 +27,11 @@ if TYPE_CHECKING:
     from talos.messaging.people import Acquaintances, Keyring
     from talos.messaging.store import MessageState, Store, StoredMessage
 
-__all__ = ["TOPIC", "State", "Watch"]
+__all__ = ["State", "Watch"]
 
 _log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 60.0
-TOPIC = "talos/broadcast/1"
 """Of what is said to everybody."""
 
 
@@ -134,7 +134,7 @@ class State:
             kind=EntryKind.RECEIVED if message.incoming else EntryKind.SENT,
             msg_id=payload.id,
             direction=Direction.IN if message.incoming else Direction.OUT,
-            counterparty=TOPIC.encode() if payload.to_all else other,
+            counterparty=topic_of(payload.channel).encode() if payload.to_all else other,
             time_ms=message.stored_ms,
             sender=sender,
             recipient=recipient,

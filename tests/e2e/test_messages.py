@@ -80,6 +80,16 @@ def test_what_is_said_to_all_is_heard_by_all(network: Network) -> None:
     assert again.stdout.decode().startswith("✓ sent to all")
 
 
+def test_a_channel_is_for_those_who_listen_to_it(network: Network) -> None:
+    _, alice, _ = network
+    waits = alice.run("send", "#ops", "Anybody on duty?", "--wait", "0")
+    assert waits.returncode == 75
+    assert b"no neighbour hears it" in waits.stderr
+    (row,) = alice.rows("history", "#ops")
+    assert (row["text"], row["channel"], row["to_all"], row["state"]) == ("Anybody on duty?", "ops", True, "queued")
+    assert all(row["channel"] is None for row in alice.rows("history", "*"))
+
+
 def test_history_names_the_blocks_and_is_exported(network: Network, tmp_path: Path) -> None:
     _, alice, _ = network
     deadline = time.monotonic() + SECONDS

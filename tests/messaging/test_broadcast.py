@@ -12,19 +12,20 @@ import trio
 
 from talos.abc import EntryKind, TopicMessage, Verdict
 from talos.agent import open_host
-from talos.errors import AuditError, LimitExceeded, LocalProtocolError, NotSupported
+from talos.errors import AuditError, ConfigError, LimitExceeded, LocalProtocolError, NotSupported
 from talos.gossip import open_gossip
 from talos.identity.wallet import Wallet
 from talos.messaging.broadcast import MAX_BODY_BYTES
 from talos.messaging.canonical import canonical, digest
+from talos.messaging.channel import EVERYBODY_TOPIC as TOPIC
+from talos.messaging.channel import check_channel, topic_of
 from talos.messaging.code import MessageType
 from talos.messaging.config import BroadcastLimits, MessagingConfig, Strangers
 from talos.messaging.content import Text
 from talos.messaging.envelope import OuterBody, seal_broadcast
 from talos.messaging.payload import BROADCAST, Payload
 from talos.messaging.people import WalletKeys
-from talos.messaging.service import open_messaging
-from talos.messaging.state import TOPIC
+from talos.messaging.service import HistoryQuery, open_messaging
 from talos.messaging.store import MessageState
 from tests.messaging.harness import Person, texts, until
 
@@ -66,14 +67,14 @@ class Square(Person):
         ):
             yield self.messaging
 
-    async def dial(self, other: Square) -> None:
+    async def dial(self, other: Square, topic: str = TOPIC) -> None:
         """Returns when they pass on to each other what they hear."""
         self.knows(other)
         await self.node.connect(other.peer)
         with trio.fail_after(60):
             for one, its in ((self, other), (other, self)):
-                while its.peer not in one.gossip.mesh(TOPIC):
-                    await one.gossip.wait_for_mesh(TOPIC, len(one.gossip.mesh(TOPIC)) + 1)
+                while its.peer not in one.gossip.mesh(topic):
+                    await one.gossip.wait_for_mesh(topic, len(one.gossip.mesh(topic)) + 1)
 
 
 class Town:
@@ -145,6 +146,62 @@ async def test_they_keep_their_order_beside_letters(person: Town) -> None:
             heard = await texts(to_bob, 4)
         assert [text for text in heard if text != "you"] == ["all 0", "all 1", "all 2"]
         assert "you" in heard
+
+
+async def test_a_channel_is_heard_by_those_who_listen_to_it(person: Town) -> None:
+    alice, bob, carol = person("Alice"), person("Bob"), person("Carol")
+    ops = MessagingConfig(channels=("ops", "lunch"))
+    async with alice.meet(ops) as from_alice, bob.meet(ops) as to_bob, carol.meet() as to_carol:
+        await alice.dial(bob, topic_of("ops"))
+        await alice.dial(carol)
+        for number in range(2):
+            sent = await from_alice.send("*", f"deployed {number}", channel="ops")
+        await from_alice.send("*", "to all")
+        with trio.fail_after(60):
+            heard = [await to_bob.received().receive() for _ in range(3)]
+            assert await texts(to_carol, 1) == ["to all"]
+        told = [(one.channel, one.body, one.mark) for one in heard if one.channel]
+        assert told == [("ops", b"deployed 0", ""), ("ops", b"deployed 1", "")], "counted by itself, in order"
+        assert [(one.channel, one.body, one.to_all) for one in heard if not one.channel] == [("", b"to all", True)]
+        assert next(one.id for one in to_bob.history(HistoryQuery(channel="ops"))) == sent.id
+        assert len(list(to_bob.history(HistoryQuery(channel="")))) == 1
+        assert {entry.counterparty for entry in bob.log.entries.values()} == {topic_of("ops").encode(), TOPIC.encode()}
+        assert len(list(to_carol.history())) == 1
+
+
+async def test_a_channel_that_nobody_listens_to_holds_up_no_other(person: Town) -> None:
+    alice, bob = person("Alice"), person("Bob")
+    async with alice.meet() as from_alice, bob.meet() as to_bob:
+        await alice.dial(bob)
+        unheard = await from_alice.send("*", "hello?", channel="empty")
+        await from_alice.send("*", "to all")
+        with trio.fail_after(60):
+            assert await texts(to_bob, 1) == ["to all"]
+        assert unheard.state is MessageState.QUEUED
+    async with alice.meet(), bob.meet(MessagingConfig(channels=("empty",))) as to_bob:
+        await alice.dial(bob)
+        with trio.fail_after(60):
+            assert await texts(to_bob, 1) == ["hello?"]
+
+
+@pytest.mark.parametrize("name", ["", "x" * 65, "two words", "a\nb", "\u202ex", "#ops"])
+async def test_names_that_no_channel_has(person: Town, name: str) -> None:
+    with pytest.raises(LocalProtocolError):
+        check_channel(name)
+    with pytest.raises(ConfigError):
+        MessagingConfig(channels=(name,))
+    alice = person("Alice")
+    async with alice.meet() as messaging:
+        if name:
+            with pytest.raises(LocalProtocolError):
+                await messaging.send("*", "hello", channel=name)
+        with pytest.raises(LocalProtocolError, match="not for one peer"):
+            await messaging.send(alice.peer, "hello", channel="ops")
+
+
+def test_so_many_channels_are_listened_to() -> None:
+    with pytest.raises(ConfigError, match="at most 64"):
+        MessagingConfig(channels=tuple(map(str, range(65))))
 
 
 async def test_it_waits_for_a_neighbour_also_over_a_restart(person: Town) -> None:

@@ -22,6 +22,7 @@ from talos.cli.commands.audit import POLL_SECONDS, since_ms
 from talos.cli.exits import Failure
 from talos.cli.frame import command, passphrase_options
 from talos.cli.messages import reading
+from talos.cli.names import channel_of
 from talos.cli.output import counted
 from talos.cli.telling import tell_message
 
@@ -42,7 +43,7 @@ UNTOLD = {"ack", "stream_chunk", "stream_end"}
 """Messages that only serve others."""
 
 
-@command("history", help="Lists what was said, sent and called, with WHO or with anybody, each with its block.")
+@command("history", help="Lists what was said, sent and called, with WHO (`*`: to all, `#NAME`: a channel) or anybody.")
 @click.argument("who", required=False)
 @click.option("--since", metavar="T", help="only since then: 10m, 2h, 3d, or 2026-11-23T14:00")
 @click.option("--messages", is_flag=True, help="messages only")
@@ -53,9 +54,10 @@ UNTOLD = {"ack", "stream_chunk", "stream_end"}
 @click.option("--export", "file", type=click.Path(path_type=Path), metavar="FILE", help="write JSON lines there")
 @passphrase_options
 def history(session: Session, who: str | None, *, follow: bool, file: Path | None, **options: Any) -> None:
-    since = options.pop("since")
+    since, channel = options.pop("since"), None if who is None else channel_of(who)
     wanted = _Wanted(
-        peer=session.find(who).peer_text if who is not None else None,
+        peer=session.find(who).peer_text if who is not None and channel is None else None,
+        channel=channel,
         since=since_ms(since) if since is not None else 0,
         **options,
     )
@@ -78,9 +80,18 @@ class _Wanted:
     """Which rows are listed."""
 
     def __init__(
-        self, *, peer: str | None, since: int, search: str | None, messages: bool, files: bool, mcp: bool
+        self,
+        *,
+        peer: str | None,
+        channel: str | None,
+        since: int,
+        search: str | None,
+        messages: bool,
+        files: bool,
+        mcp: bool,
     ) -> None:
         self._peer = peer
+        self._channel = channel
         self._since = since
         self._search = None if search is None else search.casefold()
         every = not (messages or files or mcp)
@@ -96,12 +107,16 @@ class _Wanted:
     def _of_message(self, row: dict[str, Any]) -> bool:
         if not (self.files if row["type"] == OFFER else self.messages) or row["type"] in UNTOLD:
             return False
+        if self._channel is not None and not (row["to_all"] and (row["channel"] or "") == self._channel):
+            return False
         words = (row["text"], row["subject"], row["name"])
         return self._search is None or any(self._search in word.casefold() for word in words if word)
 
     def _of_chain(self, row: dict[str, Any]) -> bool:
         kinds = ((MESSAGES, self.messages), (FILES, self.files), (TUNNEL, self._mcp))
-        return self._search is None and any(wanted and row["type"] in types for types, wanted in kinds)
+        if self._search is not None or self._channel is not None:
+            return False
+        return any(wanted and row["type"] in types for types, wanted in kinds)
 
 
 class _Sources:

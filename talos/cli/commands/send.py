@@ -31,7 +31,9 @@ _KEPT = {
 }
 
 
-@command("send", help="Sends TEXT (`-`: standard input) to WHO (`*`: to all); what cannot be delivered now waits.")
+@command(
+    "send", help="Sends TEXT (`-`: standard input) to WHO (`*`: all, `#NAME`: a channel), now or when that can be."
+)
 @click.argument("who")
 @click.argument("text")
 @click.option("--wait", type=click.FloatRange(0, MAX_SECONDS), default=WAIT_SECONDS, show_default=True, metavar="S",
@@ -42,11 +44,13 @@ _KEPT = {
 @click.option("--reply-to", default="", metavar="ID", help="the message that this answers")
 @network_options
 def send(session: Session, who: str, text: str, *, wait: float, until: str, ttl: int | None, **more: str) -> int | None:
-    peer, addrs, shown = _recipient(session, who)
-    body = _body(text, MAX_OPEN_BYTES if peer == names.BROADCAST else MAX_BODY_BYTES)
+    channel = names.channel_of(who)
+    peer, addrs, shown = _recipient(session, who) if channel is None else (names.BROADCAST, [], _all(channel))
+    body = _body(text, MAX_BODY_BYTES if channel is None else MAX_OPEN_BYTES)
     asked = {
         "peer": peer,
         "addrs": addrs,
+        "channel": channel or "",
         "body_b64": base64.b64encode(body).decode(),
         "wait": wait if session.timeout is None else session.timeout,
         "until": until,
@@ -60,17 +64,20 @@ def send(session: Session, who: str, text: str, *, wait: float, until: str, ttl:
     if reached:
         _tell(session, shown, result)
         return None
-    if peer == names.BROADCAST:
+    if channel is not None:
         raise Failure("queued", f"no neighbour hears it; who comes until {expires[11:16]} UTC gets it")
     raise Failure("queued", _not_yet(result["state"], shown, asked["wait"], expires))
 
 
 def _recipient(session: Session, who: str) -> tuple[str, list[str], str]:
     """Peer, addresses, and how it is called."""
-    if who.strip() == names.BROADCAST:
-        return names.BROADCAST, [], "all"
     name = session.find(who)
     return name.peer_text, session.addr_texts(name), name.shown
+
+
+def _all(channel: str) -> str:
+    """How those are called who hear it."""
+    return f"{names.CHANNEL}{channel}" if channel else "all"
 
 
 def _tell(session: Session, who: str, result: Mapping[str, Any]) -> None:

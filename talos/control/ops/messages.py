@@ -38,8 +38,8 @@ MAX_TTL_SECONDS = 14 * 86_400
 
 
 async def send(agent: Agent, args: Arguments, emit: Emit) -> Mapping[str, object]:
-    """`peer` (`*`: everybody), `addrs`, `body_b64`, `media_type`, `subject`, `reply_to`, `ttl`, `until`, `wait` in
-    seconds.
+    """`peer` (`*`: everybody, or with `channel` all who listen there), `addrs`, `body_b64`, `media_type`, `subject`,
+    `reply_to`, `ttl`, `until`, `wait` in seconds.
 
     Returns the fields of the kind `delivery` with `reached` and `expires`, once `until` is reached or `wait` is over:
     then the message stays in the outbox. Raises DeliveryFailed or MessageExpired for one that never arrives.
@@ -59,6 +59,7 @@ async def send(agent: Agent, args: Arguments, emit: Emit) -> Mapping[str, object
         subject=args.text("subject", ""),
         reply_to=_id(args.text("reply_to", "")),
         ttl_s=args.count("ttl", 0, most=MAX_TTL_SECONDS),
+        channel=args.text("channel", ""),
     )
     emit.stage("deliver", "the message is written and recorded; bringing it to its recipient")
     message = await _wait(outgoing, until, args.number("wait", WAIT_SECONDS, least=0, most=MAX_WAIT_SECONDS))

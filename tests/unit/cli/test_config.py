@@ -112,6 +112,7 @@ SOURCES = {
     "gossip.floodsub": ("true", True),
     "messages.strangers": ("ask", "ask"),
     "messages.read_receipts": ("true", True),
+    "messages.channels": ("ops,lunch", ("ops", "lunch")),
     "files.from": ("ask", "ask"),
     "files.downloads": ("in", "in"),
     "files.types": ("known", "known"),

@@ -76,6 +76,10 @@ def test_the_life_of_a_contact(alice: Talos) -> None:
         (("contacts", "show", CAROL), "peer_unknown", 2),
         (("send", "bbo", "x"), "peer_unknown", 2),
         (("send", "*", "x" * 32_769), "usage", 2),
+        (("send", "#ops", "x" * 32_769), "usage", 2),
+        (("send", "#two words", "x"), "usage", 2),
+        (("history", "#"), "usage", 2),
+        (("ping", "#ops", "-c", "1"), "peer_unknown", 2),
         (("ping", "*", "-c", "1"), "peer_unknown", 2),
         (("send", "bob", "x" * (MAX_BODY_BYTES + 1)), "usage", 2),
         (("send-file", "bob", "/nowhere/at/all"), "file_unusable", 5),
@@ -167,7 +171,7 @@ def test_an_export_is_restored(alice: Talos, home: Path, tmp_path: Path) -> None
 MESSAGE: dict[str, Any] = {
     "id": "00" * 16, "direction": "in", "peer_id": BOB, "sent": "t", "received": None, "state": "received", "code": None,
     "type": "text", "media_type": "text/plain", "subject": None, "text": "", "cut": False, "name": None,
-    "to_all": False, "reply_to": None, "size": 0, "mark": None, "entry": None, "block": None,
+    "to_all": False, "channel": None, "reply_to": None, "size": 0, "mark": None, "entry": None, "block": None,
 }  # fmt: skip
 TRANSFER: dict[str, Any] = {
     "stream_id": "00" * 16, "direction": "in", "peer_id": BOB, "state": "complete", "code": None, "name": "x", "files": [],
@@ -194,6 +198,7 @@ TRANSFER: dict[str, Any] = {
             {"to_all": True, "peer_id": None, "direction": "out", "state": "sent", "text": "x"},
             ["me → all  sent", "x"],
         ),
+        ({"to_all": True, "channel": "ops", "text": "x"}, ["12D3KooWCwdo…1Mjs → #ops", "x"]),
     ],
 )
 def test_a_text_is_indented_below_its_header(

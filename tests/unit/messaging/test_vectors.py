@@ -10,6 +10,7 @@ from pathlib import Path
 from talos.identity.keys import PrivateKey
 from talos.messaging import frames
 from talos.messaging.canonical import SIGNATURE_DOMAIN, canonical, channel_conversation, conversation, digest
+from talos.messaging.channel import EVERYBODY_TOPIC as TOPIC
 from talos.messaging.code import AckState, Code
 from talos.messaging.content import Ack, Text
 from talos.messaging.envelope import (
@@ -22,7 +23,6 @@ from talos.messaging.envelope import (
     verify,
 )
 from talos.messaging.payload import BROADCAST, Payload
-from talos.messaging.state import TOPIC
 
 KNOWN = json.loads((Path(__file__).parents[2] / "vectors" / "messaging" / "known_answer.json").read_text())
 GIVEN = KNOWN["given"]
