@@ -54,7 +54,7 @@ class Side:
             await self.aclose()
         self._uses += 1
         if stack not in self._listeners:
-            listen = LISTEN.get(stack)  # a stack of one layer listens elsewhere than the peers' default
+            listen = LISTEN[stack.partition("/")[0]]
             self._listeners[stack] = await self._stack.enter_async_context(listener(self.adapter, stack, listen))
         return self._listeners[stack]
 

@@ -2,7 +2,8 @@
 
 A group is admitted when its turn comes, in one look at the index, and committed in one transaction: as rows of the
 mempool, or, from 64 entries on, as a block, so that each entry is written once. One event wakes all who wait for it.
-A lone entry is written without a thread while the disk is fast.
+Few entries are written without a thread while the disk is fast; of those that come in one turn of the event loop, the
+first is written at once and the others as a group.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from talos.chain.writer import Writer
 
 __all__ = ["Recorder"]
+
+
+FEW_ENTRIES = 16
+"""So many the event loop writes itself: a thread costs it about as much."""
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +81,8 @@ class Recorder:
         self._waiting: deque[_Group] = deque()
         self._count = self._size = 0
         self._flying: _Group | None = None
+        self._crowded = False
+        """Something was written at once in this turn of the event loop."""
         self._wake = trio.Event()
         driver.durable = self._durable
 
@@ -91,9 +98,11 @@ class Recorder:
         """
         self._writer.check()
         request = _Request(entries, boxes)
-        if not self._waiting and self._writer.fast and self._writer.take_turn():
+        if not self._crowded and not self._waiting and self._writer.fast and self._writer.take_turn():
             self._at_once(request)
+            self._crowded = True
             await trio.lowlevel.cancel_shielded_checkpoint()  # others get their turn though nothing was waited for
+            self._crowded = False
         else:
             await self._join(request).done.wait()
         if request.error is not None:
@@ -109,7 +118,7 @@ class Recorder:
                 async with self._writer.turn:
                     with trio.CancelScope(shield=True):
                         if self._waiting:
-                            await self._commit(self._next())
+                            await self._write(self._next())
 
     def close(self) -> None:
         """Writes what was handed over, though its callers may have been cancelled."""
@@ -172,6 +181,12 @@ class Recorder:
         group.done.set()
 
     # -- Commits
+
+    async def _write(self, group: _Group) -> None:
+        if self._writer.fast and group.count <= FEW_ENTRIES:
+            self._append(group)
+        else:
+            await self._commit(group)
 
     def _at_once(self, request: _Request) -> None:
         """A lone request, on the event loop; the turn is ours, and ends here."""

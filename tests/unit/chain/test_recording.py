@@ -81,11 +81,41 @@ async def test_a_large_group_is_a_block_at_once(
         assert numbers(directory, keys) == list(range(count))
 
 
-async def test_callers_share_a_block(tmp_path: Path, keys: ChainKeys, make_entry: MakeEntry) -> None:
+def on_a_fast_disk(chain: Chain) -> None:
+    """Whatever the one here is like."""
+    chain.core.writer._slow.extend([False] * 64)
+    chain.core.writer.fast = True
+
+
+@pytest.mark.parametrize("fast", [False, True])
+async def test_callers_share_a_block(tmp_path: Path, keys: ChainKeys, make_entry: MakeEntry, *, fast: bool) -> None:
     async with open_chain(None, QUIET, keys, directory=tmp_path / "chain") as chain:
+        if fast:
+            on_a_fast_disk(chain)
         found = await crowd(chain, [make_entry(number) for number in range(100)])
         assert all(isinstance(one, AuditReceipt) and not one.duplicate for one in found)
         assert (chain.status()["height"], chain.status()["mempool"], chain.queued) == (1, 0, 0)
+
+
+async def test_few_callers_share_a_commit_without_a_thread(
+    tmp_path: Path, keys: ChainKeys, make_entry: MakeEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a fast disk: the first that comes writes at once, those that come in the same turn are written together."""
+    async with open_chain(None, QUIET, keys, directory=tmp_path / "chain") as chain:
+        writer, sizes = chain.core.writer, list[int]()
+        write = writer._append
+
+        def counted(group: Any) -> None:
+            sizes.append(len(group))
+            write(group)
+
+        monkeypatch.setattr(writer, "_append", counted)
+        monkeypatch.setattr(writer, "in_thread", None)
+        for number in range(2):
+            on_a_fast_disk(chain)
+            await crowd(chain, [make_entry(10 * number + n) for n in range(5)])
+        assert sizes == [1, 4, 1, 4]
+        monkeypatch.undo()
 
 
 async def test_what_waits_goes_first(tmp_path: Path, keys: ChainKeys, make_entry: MakeEntry) -> None:
