@@ -28,7 +28,7 @@ __all__ = ["check_byte_transport", "check_connection"]
 
 UNRELATED = parse("/ip4/127.0.0.1/udp/9/quic-v1")
 SETTLE_SECONDS = 0.03
-QUIET_ROUNDS = 2
+QUIET_ROUNDS = 4
 """So often in a row nothing must go out before a stream counts as clogged."""
 CLOG_BYTES = 64 * 1024
 FLOOD_BYTES = 64 * 1024 * 1024

@@ -144,7 +144,8 @@ async def test_a_cancelled_send_is_sent_or_was_never_written(alice: Person, bob:
         came = [Text.decode(one.content).body for one in to_bob.history()][::-1]
         assert came == [Text.decode(one.content).body for one in from_alice.history()][::-1]
         assert {one.mark for one in to_bob.history()} == {""}
-        assert alice.log.of(EntryKind.SENT) == bob.log.of(EntryKind.RECEIVED)
+        # A send that is cancelled while it is recorded is recorded by the courier, maybe behind the next one.
+        assert sorted(alice.log.of(EntryKind.SENT)) == sorted(bob.log.of(EntryKind.RECEIVED))
 
 
 async def test_what_is_refused_by_the_log_leaves_no_gap(alice: Person, bob: Person) -> None:
