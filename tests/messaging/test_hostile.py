@@ -117,7 +117,7 @@ BAD: dict[str, tuple[Callable[[Mallory], bytes], Code]] = {
     "a short id": (lambda m: resigned(m, id=b"\1"), Code.BAD_PAYLOAD),
     "an id that is no UUID": (lambda m: resigned(m, id=bytes(16)), Code.BAD_PAYLOAD),
     "another suite inside": (lambda m: resigned(m, suite=9), Code.UNSUPPORTED),
-    "another time than signed": (lambda m: resigned(m, timestamp_ms=m.victim.clock() + 1), Code.BAD_SIGNATURE),
+    "another time than signed": (lambda m: resigned(m, timestamp_ms=m.victim.clock() + 1000), Code.BAD_SIGNATURE),
     "another content than signed": (lambda m: resigned(m, content=bytes(100)), Code.BAD_SIGNATURE),
     "another signature": (lambda m: resigned(m, signature=bytes(64)), Code.BAD_SIGNATURE),
     "the key record of somebody else": (
