@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Api"]
 
+DRAIN_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 STATUS_OF: Final = {"usage": 400, "going_away": 503}
@@ -96,8 +97,9 @@ class Api:
     # -- operations
 
     async def _begin(self, request: Request) -> Response:
+        body = await _body(request)
         self._check_open()
-        operation = self._operations.begin(_operation(await _body(request)))
+        operation = self._operations.begin(_operation(body))
         return _json({"id": operation.id}, status=201)
 
     async def _follow(self, request: Request) -> Response:
@@ -139,7 +141,7 @@ class Api:
         self._streams += change
 
     async def _down(self, request: Request) -> Response:
-        await request.body()  # whoever still sends it would find a closed socket
+        await _drain(request)
         response = _json({}, status=202)
         response.background = BackgroundTask(self._stop_soon)  # it has been sent by then
         return response
@@ -159,10 +161,12 @@ class Api:
             _log.error("%s failed", request.url.path, exc_info=error)
             problem = Problem(code="failed", message="a bug in the agent; its log has more")
         status = 429 if isinstance(error, LimitExceeded) else STATUS_OF.get(problem.code, 500)
+        await _drain(request)
         return _json(problem.fields(), status=status)
 
-    async def _http_problem(self, request: Request, error: HTTPException) -> Response:  # noqa: ARG002
+    async def _http_problem(self, request: Request, error: HTTPException) -> Response:
         problem = Problem(code="failed", message=error.detail[:1].lower() + error.detail[1:])
+        await _drain(request)
         return _json(problem.fields(), status=error.status_code)
 
 
@@ -311,6 +315,17 @@ async def _body(request: Request) -> dict[str, object]:
     if not isinstance(value, dict) or _depth(value) > MAX_JSON_DEPTH:
         raise Failure("usage", f"the body is a JSON object of at most {MAX_JSON_DEPTH} levels")
     return value
+
+
+async def _drain(request: Request) -> None:
+    """Reads what is still sent, within bounds: an answer before that closes the socket under whoever sends."""
+    size = 0
+    with trio.move_on_after(DRAIN_SECONDS), suppress(RuntimeError, ClientDisconnect):  # it was read, or nobody is there
+        async with aclosing(request.stream()) as pieces:
+            async for piece in pieces:
+                size += len(piece)
+                if size > MAX_BODY_BYTES:
+                    return
 
 
 def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:

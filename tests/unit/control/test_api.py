@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import stat
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -236,16 +237,17 @@ async def test_at_the_end_what_runs_is_told_and_newcomers_are_sent_away(serve: S
             heard: list[str] = []
             nursery.start_soon(_heard, served, ident, heard)
             operation = served.control.operations.find(ident)
-            while not operation._followers:
-                await trio.lowlevel.checkpoint()
-            await served.ask(served.client.post, "down", {})
-            while not served.control.operations.closing:
-                await trio.lowlevel.checkpoint()
-            with pytest.raises(GoingAway):
-                await served.ask(served.client.begin, "ready", {})
-            with pytest.raises(GoingAway):
-                await served.ask(served.client.get, "status")
-            hold.set()
+            with ExitStack() as released:
+                released.callback(hold.set)  # also when something fails: nothing else ends it
+                while not operation._followers:
+                    await trio.lowlevel.checkpoint()
+                await served.ask(served.client.post, "down", {})
+                while not served.control.operations.closing:
+                    await trio.lowlevel.checkpoint()
+                with pytest.raises(GoingAway):
+                    await served.ask(served.client.begin, "ready", {})
+                with pytest.raises(GoingAway):
+                    await served.ask(served.client.get, "status")
         assert heard == ["going_away"]
 
 
