@@ -28,7 +28,7 @@ from talos.transport.quic import Quic
 from tests.carriers import USUAL, carried
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Generator, Iterator
     from contextlib import AbstractAsyncContextManager
 
     from talos.abc import ByteTransport, Muxer
@@ -46,6 +46,20 @@ settings.load_profile("untimed")
 for _ignored, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_ignored) is signal.SIG_IGN:
         signal.signal(_ignored, _usual)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call() -> Generator[None, object, object]:
+    """pytest-trio raises a skip anew without its reason, which those are to read who run everything."""
+    try:
+        return (yield)
+    except pytest.skip.Exception as bare:
+        if bare.msg or not isinstance(bare.__context__, BaseExceptionGroup):
+            raise
+        first: BaseException | None = bare.__context__.subgroup(pytest.skip.Exception)
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise pytest.skip.Exception(str(first), _use_item_location=True) from None
 
 
 @dataclass(frozen=True)
