@@ -719,6 +719,9 @@ class Host(Protocol):
     @property
     def connections(self) -> Sequence[Connection]: ...
 
+    def is_used(self, connection: Connection) -> bool:
+        """Whether a stream of an application runs on it; those of identify and ping do not count."""
+
     async def connect(
         self, peer: PeerId | None, addrs: Iterable[Multiaddr] = (), *, punch: Role | None = None
     ) -> Connection:

@@ -14,10 +14,22 @@ from talos.addr.binary import (
     Component,
     components,
     decode,
+    decode_each,
     decode_known,
     decode_or_skip,
 )
-from talos.addr.ip import IP, IpBlock, ip_block, ip_group, ip_of, is_loopback, is_private, is_public, limit_blocks
+from talos.addr.ip import (
+    IP,
+    IpBlock,
+    at_ip,
+    ip_block,
+    ip_group,
+    ip_of,
+    is_loopback,
+    is_private,
+    is_public,
+    limit_blocks,
+)
 from talos.addr.questions import host_port, is_exactly, is_relayed, names_of, path_of, split_peer, with_peer
 from talos.addr.text import parse
 from talos.addr.websocket import WebSocketAddr, is_websocket, naming_server, request_path, websocket_of
@@ -29,8 +41,10 @@ __all__ = [
     "Component",
     "IpBlock",
     "WebSocketAddr",
+    "at_ip",
     "components",
     "decode",
+    "decode_each",
     "decode_known",
     "decode_or_skip",
     "host_port",

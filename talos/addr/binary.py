@@ -14,7 +14,7 @@ from talos.identity.peer_id import PeerId
 from talos.wire import varint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 MAX_ADDR_BYTES = 1024
 MAX_COMPONENTS = 16
@@ -102,6 +102,17 @@ def decode_known(items: Iterable[bytes], *, limit: int) -> list[Multiaddr]:
     RemoteProtocolError when one of them is malformed.
     """
     return [addr for item in islice(items, limit) if (addr := decode_or_skip(item)) is not None]
+
+
+def decode_each(items: Iterable[bytes], *, limit: int | None = None) -> Iterator[Multiaddr]:
+    """As `decode_known`, where one that is malformed says nothing against the others."""
+    for item in islice(items, limit):
+        try:
+            addr = decode_or_skip(item)
+        except RemoteProtocolError:
+            continue
+        if addr is not None:
+            yield addr
 
 
 @lru_cache(maxsize=2048)

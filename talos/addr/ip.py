@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from talos.addr.binary import components
 from talos.addr.questions import DNS_NAMES, IP_NAMES
+from talos.addr.text import parse
 
 if TYPE_CHECKING:
     from multiaddr import Multiaddr
@@ -56,6 +57,15 @@ def is_private(addr: Multiaddr) -> bool:
     if isinstance(address, IPv4Address):
         return any(address in net for net in _PRIVATE_V4)
     return address is not None and any(address in net for net in _PRIVATE_V6)
+
+
+def at_ip(addr: Multiaddr, ip: IP) -> Multiaddr | None:
+    """The port of `addr` at another IP address; None where that is of another family, or `addr` begins with none."""
+    own = ip_of(addr)
+    if own is None or own.version != ip.version or components(addr)[0].name not in IP_NAMES:
+        return None
+    tail = str(addr).split("/", 3)[3]
+    return parse(f"/ip{ip.version}/{ip}/{tail}")
 
 
 def is_public(addr: Multiaddr) -> bool:

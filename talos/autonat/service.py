@@ -162,7 +162,8 @@ class Autonat:
         direct = [addr for addr in own if not addresses.is_relayed(addr)]
         wanted = dict.fromkeys(addr for addr in direct if self._asked_about(addr) and addresses.ip_of(addr) is not None)
         for ip in reversed(self._seen_at):
-            wanted.update(dict.fromkeys(moved for addr in direct if (moved := _at(ip, addr)) is not None))
+            alike = (addr for addr in direct if addresses.is_loopback(addr) is ip.is_loopback)
+            wanted.update(dict.fromkeys(at for addr in alike if (at := addresses.at_ip(addr, ip)) is not None))
         wanted.update(dict.fromkeys(addr for addr in self._candidates() if self._asked_about(addr)))
         return list(wanted)[: self._config.addrs]
 
@@ -243,15 +244,3 @@ class Autonat:
         if reachability is not self.reachability:
             self.reachability = reachability
             self._host.emit(ReachabilityChanged(reachability))
-
-
-def _at(ip: IP, addr: Multiaddr) -> Multiaddr | None:
-    """`addr` with another IP address: our port, as the world may see it. None where the family is another one."""
-    own = addresses.ip_of(addr)
-    if own is None or own.version != ip.version or own.is_loopback is not ip.is_loopback:
-        return None
-    names = addresses.names_of(addr)
-    if names[0] not in ("ip4", "ip6"):
-        return None
-    tail = str(addr).split("/", 3)[3]
-    return addresses.parse(f"/{'ip4' if ip.version == 4 else 'ip6'}/{ip}/{tail}")

@@ -35,6 +35,7 @@ __all__ = [
     "listen_addrs",
     "load",
     "origins",
+    "values",
 ]
 
 MAX_BYTES = 1 << 20
@@ -235,15 +236,19 @@ def load(home: Home, environment: Mapping[str, str] = os.environ) -> Config:
     return config
 
 
-def origins(home: Home, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Where each `section.key` comes from: the variable's name, the file's path, or `default`."""
-    document, _ = _from_file(home)
-    config = Config()
-    found = {
-        f"{section.name}.{key.name.rstrip('_')}": "default"
+def values(config: Config) -> dict[str, object]:
+    """By `section.key`."""
+    return {
+        f"{section.name}.{key.name.rstrip('_')}": getattr(getattr(config, section.name), key.name)
         for section in fields(config)
         for key in fields(getattr(config, section.name))
     }
+
+
+def origins(home: Home, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Where each `section.key` comes from: the variable's name, the file's path, or `default`."""
+    document, _ = _from_file(home)
+    found = dict.fromkeys(values(Config()), "default")
     found |= {f"{section}.{key}": str(home.config) for section, values in document.items() for key in values}
     named = {name: _of_variable(name) for name in environment}
     return found | {f"{section}.{key}": name for name, (section, key) in named.items() if section}

@@ -18,6 +18,7 @@ from talos.dcutr.wire import DCUTR, MAX_MESSAGE_BYTES, HolePunch, decode, encode
 from talos.errors import ConfigError, StreamCode, TalosError
 from talos.host.block import background
 from talos.host.contain import Owner, contain
+from talos.host.direct import direct_connection
 from talos.wire.message_stream import MessageStream
 
 if TYPE_CHECKING:
@@ -142,14 +143,15 @@ class Dcutr:
         ours = dict.fromkeys((*self._host.listened, *(addresses.split_peer(addr)[0] for addr in self._host.addrs)))
         direct = [addr for addr in ours if not addresses.is_relayed(addr)]
         seen = dict.fromkeys(self._seen_at.values())
-        ports = [at for told in seen for addr in direct if (at := _at(told, addr)) is not None]
+        ips = [ip for told in seen if (ip := addresses.ip_of(told)) is not None]
+        ports = [at for ip in ips for addr in direct if (at := addresses.at_ip(addr, ip)) is not None]
         return [*dict.fromkeys((*self._observed(), *seen, *ports, *direct))]
 
     # -- side B
 
     async def _seek(self, relayed: Connection) -> None:
         peer = relayed.remote_peer
-        if peer in self._running or self._direct(peer) is not None:
+        if peer in self._running or self._is_reached(peer):
             return
         self._running.add(peer)
         attempts = 0
@@ -176,7 +178,7 @@ class Dcutr:
                     return not (await self._host.connect(peer, listed)).limited
                 except TalosError as error:
                     _log.debug("%s cannot be dialled plainly: %s", peer, error)
-        return self._direct(peer) is not None
+        return self._is_reached(peer)
 
     async def _attempt(self, relayed: Connection) -> bool:
         try:
@@ -185,7 +187,7 @@ class Dcutr:
                     return await self._exchange(stream, Side.B)
         except _ENDS as error:
             _log.debug("no hole punched to %s: %s", relayed.remote_peer, error)
-            return self._direct(relayed.remote_peer) is not None
+            return self._is_reached(relayed.remote_peer)
 
     # -- side A
 
@@ -220,9 +222,9 @@ class Dcutr:
         with trio.move_on_after(self._config.punch_seconds):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._dial, peer, addrs, role)
-                await self._until(lambda: self._direct(peer) is not None, math.inf)
+                await self._until(lambda: self._is_reached(peer), math.inf)
                 nursery.cancel_scope.cancel()
-        return self._direct(peer) is not None
+        return self._is_reached(peer)
 
     async def _dial(self, peer: PeerId, addrs: tuple[Multiaddr, ...], role: Role) -> None:
         try:
@@ -230,8 +232,9 @@ class Dcutr:
         except TalosError as error:
             _log.debug("punching to %s as %s: %s", peer, role.value, error)
 
-    def _direct(self, peer: PeerId) -> Connection | None:
-        return next((one for one in self._host.connections if one.remote_peer == peer and not one.limited), None)
+    def _is_reached(self, peer: PeerId) -> bool:
+        """Without a relay."""
+        return direct_connection(self._host, peer) is not None
 
     async def _until(self, holds: Callable[[], bool], seconds: float) -> None:
         """Looks again whenever a peer comes, goes or is identified."""
@@ -243,23 +246,12 @@ class Dcutr:
         """Closes a relayed connection once there is a direct one and nothing used it for the grace."""
         host, peer = self._host, relayed.remote_peer
         while True:
-            await self._until(lambda: relayed not in host.connections or self._direct(peer) is not None, math.inf)
+            await self._until(lambda: relayed not in host.connections or self._is_reached(peer), math.inf)
             if relayed not in host.connections:
                 return
             before = relayed.stats.streams_in, relayed.stats.streams_out
             await trio.sleep(self._config.grace_seconds)
-            idle = before == (relayed.stats.streams_in, relayed.stats.streams_out) and not getattr(
-                relayed, "in_use", False
-            )
-            if idle and relayed in host.connections and self._direct(peer) is not None:
+            idle = before == (relayed.stats.streams_in, relayed.stats.streams_out) and not host.is_used(relayed)
+            if idle and relayed in host.connections and self._is_reached(peer):
                 await relayed.aclose()
                 return
-
-
-def _at(told: Multiaddr, addr: Multiaddr) -> Multiaddr | None:
-    """Our own port of `addr` at the IP address of `told`: many NATs keep the number."""
-    ip, own = addresses.ip_of(told), addresses.ip_of(addr)
-    if ip is None or own is None or ip.version != own.version or addresses.names_of(addr)[0] not in ("ip4", "ip6"):
-        return None
-    tail = str(addr).split("/", 3)[3]
-    return addresses.parse(f"/{'ip4' if ip.version == 4 else 'ip6'}/{ip}/{tail}")

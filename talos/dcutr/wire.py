@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError
@@ -14,8 +13,6 @@ from talos.errors import RemoteProtocolError
 from talos.wire.pb import holepunch_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from multiaddr import Multiaddr
 
 __all__ = ["DCUTR", "MAX_ADDRS", "MAX_MESSAGE_BYTES", "HolePunch", "HolePunchType", "decode", "encode"]
@@ -61,14 +58,4 @@ def decode(data: bytes) -> HolePunch:
     kind = _TYPES.get(message.type)
     if kind is None:
         raise RemoteProtocolError(f"hole punching message of the unknown type {message.type}")
-    return HolePunch(kind, tuple(_addrs(message.ObsAddrs)))
-
-
-def _addrs(items: Iterable[bytes]) -> Iterable[Multiaddr]:
-    for item in islice(items, MAX_ADDRS):
-        try:
-            addr = addresses.decode_or_skip(item)
-        except RemoteProtocolError:
-            continue
-        if addr is not None:
-            yield addr
+    return HolePunch(kind, tuple(addresses.decode_each(message.ObsAddrs, limit=MAX_ADDRS)))

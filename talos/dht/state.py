@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from talos.addr import decode_or_skip, is_public, is_relayed, split_peer
+from talos.addr import decode_each, is_public, is_relayed, split_peer
 from talos.dht.config import DhtScope
 from talos.dht.journal import OwnRecord, RememberedPeer
 from talos.dht.peer import PeerInfo
@@ -15,7 +15,7 @@ from talos.dht.providers import ProviderTable
 from talos.dht.records import Namespaces
 from talos.dht.routing_table import Remembered, RoutingTable, address_group
 from talos.dht.values import StoredValue, ValueTable
-from talos.errors import LimitExceeded, RecordRejected, RemoteProtocolError
+from talos.errors import LimitExceeded, RecordRejected
 from talos.identity.peer_id import PeerId
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class DhtState:
         for stored in self.providers.get(key, now):
             peer = PeerId.from_bytes(stored.peer)
             fresh = now - stored.added < self.config.provider_addr_seconds
-            addrs = tuple(_addrs(stored.addrs)) if fresh else self.addrs_of(peer)
+            addrs = tuple(decode_each(stored.addrs)) if fresh else self.addrs_of(peer)
             found.append(PeerInfo(peer, addrs))
         return found
 
@@ -199,7 +199,7 @@ class DhtState:
         remembered: list[Remembered] = []
         for known in self.journal.peers():
             peer = PeerId.from_bytes(known.peer)
-            self.host.peerstore.add_addrs(peer, _addrs(known.addrs))
+            self.host.peerstore.add_addrs(peer, decode_each(known.addrs))
             remembered.append(Remembered(peer, known.group))
         self.table.restore(remembered)
         self.expire()
@@ -215,14 +215,3 @@ def _unless_refused(put: Callable[[T], object], stored: T) -> None:
         put(stored)
     except RecordRejected:
         pass
-
-
-def _addrs(items: Iterable[bytes]) -> Iterable[Multiaddr]:
-    """What can be read of stored addresses."""
-    for item in items:
-        try:
-            addr = decode_or_skip(item)
-        except RemoteProtocolError:
-            continue
-        if addr is not None:
-            yield addr

@@ -22,9 +22,8 @@ from talos.wire.length_prefix import frame
 from talos.wire.pb import kad_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
-    from multiaddr import Multiaddr
 
 __all__ = [
     "MAX_ANSWER_BYTES",
@@ -164,7 +163,7 @@ def _peers(found: Iterable[pb.Peer], most: int) -> tuple[PeerInfo, ...]:
 def _peer(peer: pb.Peer) -> PeerInfo | None:
     """None for what is no peer; an address that is none does not spoil the others."""
     try:
-        return PeerInfo(_peer_id(peer.id), tuple(_addrs(peer.addrs)))
+        return PeerInfo(_peer_id(peer.id), tuple(addresses.decode_each(peer.addrs, limit=MAX_PEER_ADDRS)))
     except RemoteProtocolError:
         return None
 
@@ -172,16 +171,6 @@ def _peer(peer: pb.Peer) -> PeerInfo | None:
 @lru_cache(maxsize=4096)  # the same neighbours are named in every answer
 def _peer_id(raw: bytes) -> PeerId:
     return PeerId.from_bytes(raw)
-
-
-def _addrs(items: Sequence[bytes]) -> Iterable[Multiaddr]:
-    for item in islice(items, MAX_PEER_ADDRS):
-        try:
-            addr = addresses.decode_or_skip(item)
-        except RemoteProtocolError:
-            continue
-        if addr is not None:
-            yield addr
 
 
 def _to_pb(message: Message) -> pb.Message:

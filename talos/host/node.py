@@ -166,6 +166,10 @@ class Node:
                 raise
             return relayed
 
+    def is_used(self, connection: Connection) -> bool:
+        """As `abc.Host.is_used`."""
+        return isinstance(connection, HostConnection) and connection.in_use
+
     async def open_stream(self, to: PeerId | Connection, *protocols: ProtocolId, limited_ok: bool = False) -> Stream:
         """As `abc.Host.open_stream`; a peer without a connection is dialled."""
         if not protocols:

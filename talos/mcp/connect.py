@@ -12,7 +12,7 @@ import trio
 from talos.errors import AuditError, DialError, RemoteProtocolError, TalosError
 from talos.host.block import background
 from talos.mcp.desk import FIRST_REQUEST_SECONDS, READ_BYTES, Desk, answer_and_leave, messages
-from talos.mcp.direct import direct_connection
+from talos.mcp.direct import wait_for_direct
 from talos.mcp.endings import McpExit, Owed, of_closed, of_error, of_refusal
 from talos.mcp.event import Opened, Refused
 from talos.mcp.flight import Code, Flight
@@ -285,7 +285,7 @@ class _Client:
         with trio.move_on_after(config.connect_timeout):
             connection = await self._host.connect(config.peer, config.addrs)
             if connection.limited and config.relay:
-                connection = await direct_connection(self._host, connection, config.direct_seconds)
+                connection = await wait_for_direct(self._host, connection, config.direct_seconds)
             return await self._host.open_stream(connection, PROTOCOL_ID, limited_ok=config.relay)
         raise DialError(f"no answer in {config.connect_timeout:g} seconds")
 

@@ -7,23 +7,21 @@ from typing import TYPE_CHECKING
 import trio
 
 from talos.abc import PeerConnected
+from talos.host.direct import direct_connection
 
 if TYPE_CHECKING:
     from talos.abc import Connection, Event, Host
 
-__all__ = ["direct_connection"]
+__all__ = ["wait_for_direct"]
 
 DCUTR = "/libp2p/dcutr"
 """Served where holes are punched: else nothing is waited for."""
 
 
-async def direct_connection(host: Host, relayed: Connection, seconds: float) -> Connection:
+async def wait_for_direct(host: Host, relayed: Connection, seconds: float) -> Connection:
     """A direct connection to the peer of `relayed` if one comes to be in time, else `relayed`."""
     peer = relayed.remote_peer
     found = trio.Event()
-
-    def direct() -> Connection | None:
-        return next((one for one in host.connections if one.remote_peer == peer and not one.limited), None)
 
     def observe(event: Event) -> None:
         if isinstance(event, PeerConnected) and event.peer == peer and not event.connection.limited:
@@ -31,6 +29,6 @@ async def direct_connection(host: Host, relayed: Connection, seconds: float) -> 
 
     if DCUTR in host.protocols:
         with host.observe(observe), trio.move_on_after(seconds):
-            if direct() is None:
+            if direct_connection(host, peer) is None:
                 await found.wait()
-    return direct() or relayed
+    return direct_connection(host, peer) or relayed

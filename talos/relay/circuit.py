@@ -18,6 +18,7 @@ from multiaddr import Multiaddr
 from talos import addr as addresses
 from talos.abc import ByteTransport, Event, PeerDisconnected, Role
 from talos.errors import BadSignature, ConfigError, DialError, ListenError, RemoteProtocolError, StreamCode, TalosError
+from talos.host.direct import direct_connection
 from talos.relay.listener import CircuitListener
 from talos.relay.stream import CircuitStream
 from talos.relay.wire import (
@@ -239,7 +240,7 @@ class Circuit(ByteTransport):
 
     async def _renewed(self, relay: PeerId) -> Reservation:
         with trio.move_on_after(self.config.reserve_seconds):
-            connection = self._direct(relay)
+            connection = direct_connection(self._host, relay)
             if connection is None:
                 raise ListenError(f"the connection to relay {relay} is gone")
             reservation = await self._reserve(connection)
@@ -251,15 +252,11 @@ class Circuit(ByteTransport):
         if self._listeners.pop(relay, None) is not None:
             self._host.emit(RelayLost(relay, reason))
 
-    def _direct(self, relay: PeerId) -> Connection | None:
-        those = (one for one in reversed(self._host.connections) if one.remote_peer == relay and not one.limited)
-        return next(those, None)
-
     def observe(self, event: Event) -> None:
         """A reservation ends with the last direct connection to its relay."""
         if isinstance(event, PeerDisconnected):
             listener = self._listeners.get(event.peer)
-            if listener is not None and self._direct(event.peer) is None:
+            if listener is not None and direct_connection(self._host, event.peer) is None:
                 listener.lost()
 
     # -- being called

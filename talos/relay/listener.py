@@ -13,7 +13,7 @@ from multiaddr import Multiaddr
 
 from talos import addr as addresses
 from talos.abc import Role
-from talos.errors import ListenError, RemoteProtocolError
+from talos.errors import ListenError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -131,12 +131,8 @@ def relayed_addrs(connection: Connection, told: tuple[bytes, ...]) -> tuple[Mult
     kept: dict[Multiaddr, None] = {}
     if connection.role is Role.DIALER:
         kept[addresses.with_peer(known, relay)] = None
-    for raw in told:
-        try:
-            addr = addresses.decode_or_skip(raw)
-        except RemoteProtocolError:
-            continue
-        if addr is None or addresses.is_relayed(addr) or addresses.split_peer(addr)[1] not in (None, relay):
+    for addr in addresses.decode_each(told):
+        if addresses.is_relayed(addr) or addresses.split_peer(addr)[1] not in (None, relay):
             continue
         if addresses.is_public(known) and not addresses.is_public(addr):
             continue

@@ -14,6 +14,7 @@ from talos import addr as addresses
 from talos.abc import PeerDisconnected, StreamReset
 from talos.errors import RemoteProtocolError, StreamCode, TalosError
 from talos.host.block import background
+from talos.host.direct import direct_connection
 from talos.relay.machine import RelayLimits, RelayMachine
 from talos.relay.pipe import Pipe
 from talos.relay.wire import (
@@ -92,7 +93,11 @@ class RelayServer:
 
     def observe(self, event: Event) -> None:
         """Drops the reservation of who has no direct connection any more."""
-        if isinstance(event, PeerDisconnected) and event.peer in self._kept and self._direct(event.peer) is None:
+        if (
+            isinstance(event, PeerDisconnected)
+            and event.peer in self._kept
+            and direct_connection(self._host, event.peer) is None
+        ):
             self._machine.disconnected(event.peer)
             self._forget(event.peer)
 
@@ -115,11 +120,6 @@ class RelayServer:
         kept = self._kept.pop(peer, None)
         if kept is not None:
             kept.close()
-
-    def _direct(self, peer: PeerId) -> Connection | None:
-        """The newest direct connection of `peer`."""
-        those = (each for each in reversed(self._host.connections) if each.remote_peer == peer and not each.limited)
-        return next(those, None)
 
     # -- requests
 
@@ -211,7 +211,7 @@ class RelayServer:
 
     async def _call(self, source: PeerId, target: PeerId) -> tuple[Stream, bytes] | None:
         """A stream on which `target` took the call, and what it has said already; None when it did not."""
-        connection = self._direct(target)
+        connection = direct_connection(self._host, target)
         if connection is None:
             return None
         stream: Stream | None = None

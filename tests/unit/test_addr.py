@@ -371,3 +371,25 @@ def test_import_loads_no_resolver_and_no_trio() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_is_no_address_in_a_list_says_nothing_against_the_others() -> None:
+    good, unknown = parse("/ip4/192.0.2.1/tcp/1"), b"\xff\x7f"
+    items = [good.to_bytes(), b"\x04\x01", unknown, good.to_bytes()]
+    assert list(addrs.decode_each(items)) == [good, good]
+    assert list(addrs.decode_each(items, limit=3)) == [good]
+
+
+@pytest.mark.parametrize(
+    ("addr", "ip", "moved"),
+    [
+        ("/ip4/10.0.0.1/tcp/9", "192.0.2.7", "/ip4/192.0.2.7/tcp/9"),
+        ("/ip6/::1/udp/9/quic-v1", "2001:db8::7", "/ip6/2001:db8::7/udp/9/quic-v1"),
+        ("/ip4/10.0.0.1/tcp/9", "2001:db8::7", None),
+        ("/dns4/a.example/tcp/9", "192.0.2.7", None),
+        ("/unix/tmp%2fs", "192.0.2.7", None),
+    ],
+)
+def test_a_port_at_another_ip_address(addr: str, ip: str, moved: str | None) -> None:
+    found = addrs.at_ip(parse(addr), ip_address(ip))
+    assert (None if found is None else str(found)) == moved

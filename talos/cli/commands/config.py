@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import click
@@ -62,13 +61,7 @@ def path(session: Session) -> None:
 
 
 def _values(session: Session) -> dict[str, object]:
-    """By `section.key`."""
-    found = settings.load(session.home)
-    return {
-        f"{section.name}.{key.name.rstrip('_')}": _plain(getattr(getattr(found, section.name), key.name))
-        for section in fields(found)
-        for key in fields(getattr(found, section.name))
-    }
+    return {key: _plain(value) for key, value in settings.values(settings.load(session.home)).items()}
 
 
 def _plain(value: object) -> object:
