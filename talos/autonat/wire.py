@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 
 from talos.errors import RemoteProtocolError
 from talos.identity.peer_id import PeerId
+from talos.wire import fields
 from talos.wire.pb import autonat_pb2 as pb
 from talos.wire.pb import autonat_v1_pb2 as v1
 
@@ -231,7 +232,7 @@ def decode_v1(data: bytes) -> V1Request | V1Response:
         found = message.dialResponse
         if not found.HasField("status"):
             raise RemoteProtocolError("autonat response without a status")
-        return V1Response(found.status, found.statusText, found.addr)
+        return V1Response(found.status, fields.text(found.statusText), found.addr)
     raise RemoteProtocolError("autonat message of no type that there is")
 
 

@@ -30,8 +30,8 @@ def command(name: str, *, help: str) -> Callable[[Callable[..., Any]], Command]:
 
 
 def group(name: str, *, help: str) -> Callable[[Callable[[], None]], Group]:  # noqa: A002
-    """A command with commands of its own."""
-    return click.group(name, cls=Group, help=help, context_settings=HELP)
+    """A command with commands of its own; none of them is a mistake of one line, as any other."""
+    return click.group(name, cls=Group, help=help, context_settings=HELP, no_args_is_help=False)
 
 
 def passphrase_options(function: F) -> F:

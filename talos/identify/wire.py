@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from google.protobuf.message import DecodeError
 
 from talos.errors import RemoteProtocolError
+from talos.wire import fields
 from talos.wire.pb import identify_pb2 as pb
 
 __all__ = ["Identify", "decode", "encode"]
@@ -52,16 +53,9 @@ def decode(data: bytes | bytearray, *, max_addrs: int, max_protocols: int) -> Id
     return Identify(
         public_key=message.publicKey if message.HasField("publicKey") else None,
         listen_addrs=tuple(message.listenAddrs[:max_addrs]),
-        protocols=tuple(map(_text, message.protocols[:max_protocols])),
+        protocols=tuple(map(fields.text, message.protocols[:max_protocols])),
         observed_addr=message.observedAddr if message.HasField("observedAddr") else None,
-        protocol_version=_text(message.protocolVersion) if message.HasField("protocolVersion") else None,
-        agent_version=_text(message.agentVersion) if message.HasField("agentVersion") else None,
+        protocol_version=fields.text(message.protocolVersion) if message.HasField("protocolVersion") else None,
+        agent_version=fields.text(message.agentVersion) if message.HasField("agentVersion") else None,
         signed_peer_record=message.signedPeerRecord if message.HasField("signedPeerRecord") else None,
     )
-
-
-def _text(value: object) -> str:
-    """The protobuf library gives bytes where a string of the older syntax is not UTF-8."""
-    if not isinstance(value, str):
-        raise RemoteProtocolError("identify message with a text that is not UTF-8")
-    return value

@@ -2,6 +2,7 @@
 
 A decoded message no longer tells a field given once from one given twice, nor the bytes of an embedded
 message from another encoding of it. Unknown fields are skipped. Every fault is a RemoteProtocolError.
+And `text`, for strings of messages that the library decoded.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from talos.wire import varint
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-__all__ = ["bytes_field", "read", "singular_bytes", "spans", "uint64_field"]
+__all__ = ["bytes_field", "read", "singular_bytes", "spans", "text", "uint64_field"]
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _FIXED = {FIXED64: 8, FIXED32: 4}
@@ -47,6 +48,13 @@ def read(data: bytes) -> Iterator[tuple[int, int | bytes | None]]:
         if position > size:
             raise RemoteProtocolError("protobuf field is cut off")
         yield number, data[start:position] if wire_type == BYTES else None
+
+
+def text(value: object) -> str:
+    """A string of a decoded proto2 message: the protobuf library gives bytes where it is not UTF-8."""
+    if not isinstance(value, str):
+        raise RemoteProtocolError("protobuf string is not UTF-8")
+    return value
 
 
 def singular_bytes(data: bytes, numbers: Collection[int]) -> dict[int, bytes]:

@@ -10,7 +10,7 @@ import click
 
 from talos.cli.exits import Failure
 from talos.cli.frame import command, group, network_options
-from talos.cli.output import short
+from talos.cli.output import counted, short
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +38,7 @@ def pub(session: Session, *, topic: str, text: str) -> None:
     if session.json:
         session.out.emit("published", **result)
     else:
-        session.out.line(f"said in {topic} to {result['peers']} neighbours")
+        session.out.line(f"said in {topic} to {counted(result['peers'], 'neighbour')}")
 
 
 @command("sub", help="Shows what others say in each TOPIC, until Ctrl-C.")
@@ -57,7 +57,7 @@ def topics(session: Session) -> None:
             session.out.emit("mesh", **row)
         else:
             ours = "subscribed" if row["subscribed"] else ""
-            session.out.line("  ".join(filter(None, (row["topic"], f"{len(row['peers'])} neighbours", ours))))
+            session.out.line("  ".join(filter(None, (row["topic"], counted(len(row["peers"]), "neighbour"), ours))))
 
 
 @command("peers", help="Lists the neighbours that gossip, with their scores.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from talos.cli.frame import command, group, network_options, passphrase_options
+from talos.cli.frame import HELP, Group, command, network_options, passphrase_options
 from talos.cli.messages import reading
 from talos.cli.output import counted
 
@@ -23,14 +23,27 @@ _WHY = {
 }
 
 
-@group("outbox", help="What waits to be delivered, for whom, until when and why.")
-def outbox() -> None:
-    """Only a group."""
+@click.group(
+    "outbox",
+    cls=Group,
+    context_settings=HELP,
+    invoke_without_command=True,
+    help="Lists what waits to be delivered, for whom, until when and why.",
+)
+@passphrase_options
+@click.pass_context
+def outbox(context: click.Context) -> None:
+    if context.invoked_subcommand is None:
+        _list(context.obj)
 
 
 @command("list", help="Lists what waits, oldest first.")
 @passphrase_options
 def list_(session: Session) -> None:
+    _list(session)
+
+
+def _list(session: Session) -> None:
     from talos.messaging.view import outbox_row
 
     with reading(session) as messages:

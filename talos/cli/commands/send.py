@@ -65,7 +65,8 @@ def send(session: Session, who: str, text: str, *, wait: float, until: str, ttl:
         _tell(session, shown, result)
         return None
     if channel is not None:
-        raise Failure("queued", f"no neighbour hears it; who comes until {expires[11:16]} UTC gets it")
+        why = f"no neighbour hears it; who comes until {expires[11:16]} UTC gets it"
+        raise Failure("queued", why, hint="talos peers; it is said by whoever runs `talos up` here meanwhile")
     raise Failure("queued", _not_yet(result["state"], shown, asked["wait"], expires))
 
 

@@ -131,7 +131,8 @@ def test_what_is_no_message() -> None:
     for decoder in (decode, decode_back, decode_back_response, decode_v1):
         with pytest.raises(RemoteProtocolError):
             decoder(b"\xff")
-    for data in (b"", b"\x08\x01", b"\x08\x01\x1a\x00", b"\x08\x00"):
+    not_utf8 = b"\x08\x01\x1a\x05\x08\x64\x12\x01\xff"
+    for data in (b"", b"\x08\x01", b"\x08\x01\x1a\x00", b"\x08\x00", not_utf8):
         with pytest.raises(RemoteProtocolError):
             decode_v1(data)
     with pytest.raises(RemoteProtocolError):

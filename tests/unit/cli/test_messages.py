@@ -84,6 +84,7 @@ def test_the_life_of_a_contact(alice: Talos) -> None:
         (("send", "bob", "x" * (MAX_BODY_BYTES + 1)), "usage", 2),
         (("send-file", "bob", "/nowhere/at/all"), "file_unusable", 5),
         (("verify", "QmVMT29id3TUASyfZZ6k9hmNyc2nYabCo4uMSpDw4zrgDk"), "failed", 1),
+        (("chain",), "usage", 2),
     ],
 )
 def test_mistakes(alice: Talos, arguments: tuple[str, ...], code: str, exit: int) -> None:  # noqa: A002
@@ -121,7 +122,7 @@ def test_a_message_waits_in_the_outbox_until_it_is_given_up(alice: Talos, home: 
     assert checked(ran.err.splitlines()[-1])["code"] == "queued"
     (waiting,) = rows(alice("outbox", "list", "--json"))
     assert (waiting["id"], waiting["alias"], waiting["why"]) == (delivery["id"], "bob", "no_key")
-    assert "its encryption key is not found yet" in alice("outbox", "list").out
+    assert "its encryption key is not found yet" in alice("outbox").out
     (told,) = rows(alice("history", "--json"))
     assert (told["kind"], told["text"], told["state"], told["block"]) == ("message", "where are you?", "queued", None)
     assert alice("history").out.splitlines()[1] == f"{telling.INDENT}where are you?"
