@@ -66,14 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code. What it does not expect goes to `sys.excepthook`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = _run(given)
-        sys.stdout.flush()
+        return _run(given)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         _discard_stdout()
         return 0
-    return code
 
 
 def server() -> int:
@@ -94,7 +92,9 @@ def _run(arguments: list[str]) -> int:
     session = Session(wire=wire, json="--json" in arguments)
     crash.install(session)
     try:
-        return program.invoke(COMMANDS, arguments, session)
+        code = program.invoke(COMMANDS, arguments, session)
+        sys.stdout.flush()
+        return code
     except click.ClickException as error:
         problem = program.usage_problem(error)
     except BrokenPipeError:
@@ -105,11 +105,15 @@ def _run(arguments: list[str]) -> int:
             raise
         problem = found
     session.out.problem(problem)
+    try:
+        sys.stdout.flush()
+    except OSError:  # the disk is full; or nobody reads, after another failure
+        _discard_stdout()
     return problem.exit
 
 
 def _discard_stdout() -> None:
-    """Nobody reads any more: what is still buffered must not fail again when the interpreter ends."""
+    """What is still buffered must not fail again when the interpreter ends."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)

@@ -26,6 +26,7 @@ from talos.mcp.line_info import (
     meta_version,
 )
 from talos.mcp.scanner import SLICE_BYTES, Scanner
+from talos.mcp.tokens import HELD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +55,7 @@ Checkpoint: TypeAlias = None
 """Stands between two slices of work: let others run."""
 
 _WHITE_SPACE = " \t\n\r"
-_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_STRINGS = re.compile(rb'"(?:[^"\\]++|\\.)*' + HELD + rb'"', re.DOTALL)
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING
 
 from talos.mcp.line_info import SMALL_LINE_BYTES, Problem
@@ -10,29 +11,34 @@ from talos.mcp.line_info import SMALL_LINE_BYTES, Problem
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-__all__ = ["MAX_DEPTH", "Malformed", "Tokens"]
+__all__ = ["HELD", "MAX_DEPTH", "Malformed", "Tokens"]
 
 MAX_DEPTH = 512
 KEPT_BYTES = SMALL_LINE_BYTES
 """Of a key or of a text that is wanted; no line that is parsed whole has a longer one."""
 
-# Possessive all through: no input makes any of these go back.
+HELD = b"+" if sys.version_info >= (3, 11, 5) else b""
+"""Behind the repeat of a group: it never goes back. Before Python 3.11.5 a group that was held so kept what its
+last, failed round had read; going back there finds nothing else, for no two ways lead through a token.
+"""
+# What is one class of bytes is always held: that could go back by any of its bytes.
 _WS = rb"[ \t\n\r]*+"
-_STRICT = rb'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+'
-_LAX = rb'(?:[^"\\]++|\\.)*+'
-_SCALAR = rb"(?:-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][-+]?[0-9]++)?+|true|false|null)"
+_STRICT = rb'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*' + HELD
+_LAX = rb'(?:[^"\\]++|\\.)*' + HELD
+_DIGITS = rb"(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?" + HELD + rb"(?:[eE][-+]?[0-9]++)?" + HELD
+_SCALAR = rb"(?:-?" + _DIGITS + rb"|true|false|null)"
 
 
 def _container(inner: bytes) -> bytes:
     """A whole container of lax strings, anything that is no bracket, and `inner`."""
-    return rb'[\[{](?:[^"\[\]{}NI]++|"' + _LAX + rb'"' + inner + rb")*+[\]}]"
+    return rb'[\[{](?:[^"\[\]{}NI]++|"' + _LAX + rb'"' + inner + rb")*" + HELD + rb"[\]}]"
 
 
 _LEAF = _container(b"")
 _LEAVES = _container(rb"|" + _container(rb"|" + _LEAF))  # some levels at once save steps
 _VALUE = rb'(?:"' + _STRICT + rb'"|' + _SCALAR + rb"|" + _LEAVES + rb")"
 _PAIR = rb'"' + _STRICT + rb'"' + _WS + rb":" + _WS + _VALUE + _WS
-_OBJECT = rb"\{" + _WS + rb"(?:" + _PAIR + rb"(?:," + _WS + _PAIR + rb")*+)?+\}"
+_OBJECT = rb"\{" + _WS + rb"(?:" + _PAIR + rb"(?:," + _WS + _PAIR + rb")*" + HELD + rb")?" + HELD + rb"\}"
 
 
 def _matcher(pattern: bytes) -> Callable[[bytes, int], re.Match[bytes]]:
@@ -44,11 +50,11 @@ _whitespace = _matcher(_WS)
 _strict_text = _matcher(_STRICT)
 _lax_text = _matcher(_LAX)
 _word = _matcher(rb"[-+.0-9A-Za-z]*+")
-match_items = _matcher(rb"(?:" + _WS + _VALUE + _WS + rb",)*+")
-match_pairs = _matcher(rb"(?:" + _WS + _PAIR + rb",)*+")
-match_objects = _matcher(rb"(?:" + _WS + _OBJECT + _WS + rb",)*+")
-_filler = _matcher(rb'(?:[^"\[\]{}NI]++|"' + _LAX + rb'"|' + _LEAF + rb")*+")
-_deep_filler = _matcher(rb'(?:[^"\[\]{}]++|"' + _LAX + rb'")*+')
+match_items = _matcher(rb"(?:" + _WS + _VALUE + _WS + rb",)*" + HELD)
+match_pairs = _matcher(rb"(?:" + _WS + _PAIR + rb",)*" + HELD)
+match_objects = _matcher(rb"(?:" + _WS + _OBJECT + _WS + rb",)*" + HELD)
+_filler = _matcher(rb'(?:[^"\[\]{}NI]++|"' + _LAX + rb'"|' + _LEAF + rb")*" + HELD)
+_deep_filler = _matcher(rb'(?:[^"\[\]{}]++|"' + _LAX + rb'")*' + HELD)
 _opens = _matcher(rb"[\[{]*+")
 _closes = re.compile(rb"[\]}]*+").match
 _scalar = re.compile(_SCALAR + rb"|NaN|-?Infinity").match

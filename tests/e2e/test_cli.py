@@ -174,12 +174,14 @@ def test_a_closed_pipe_ends_it_quietly() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_full_disk_is_an_error(alice: Agent) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_an_error(alice: Agent, unbuffered: str) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            [*TALOS, "--data-dir", str(alice.home), "--json", "id"],
+            [*TALOS, "--data-dir", str(alice.home), "--json", "id"], env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
             stdout=full, stderr=subprocess.PIPE, timeout=SECONDS, check=False,
         )  # fmt: skip
+    assert done.returncode == 5
     assert error_of(done)["message"] == "no space left on device"
 
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import inspect as inspect_module
 import itertools
 import json
+import sys
+from importlib.util import find_spec, module_from_spec
+from typing import TYPE_CHECKING
+from unittest import mock
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from talos.mcp.framing import Inspection, Kind, LineDecoder, LineInfo, LongLine, inspect
 from talos.mcp.line_info import KNOWN_KEYS
 from talos.mcp.scanner import Scanner
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 SPACE = st.sampled_from(["", "", "", " ", "\t", "\r", " \t "])
 WORDS = [
@@ -166,3 +175,44 @@ def test_ids_are_equal_by_type_and_value(number: int, text: str) -> None:
     assert key(str(number)) == key(f"{number}.0") == key(f"{number}e0")
     assert key(str(number)) != key(f'"{number}"')
     assert key(json.dumps(text)) == key(json.dumps(text, ensure_ascii=False))
+
+
+def tokens_of(version: tuple[int, int, int]) -> ModuleType:
+    """The tokens as another Python reads them."""
+    spec = find_spec("talos.mcp.tokens")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    with mock.patch.object(sys, "version_info", version):
+        spec.loader.exec_module(module)
+    return module
+
+
+OLD, NEW = tokens_of((3, 11, 4)), tokens_of((3, 11, 5))
+MATCHERS = [name for name, value in vars(OLD).items() if inspect_module.isbuiltin(value) and value.__name__ == "match"]
+FRAGMENTS = [
+    *'"\\[]{},:',
+    '"a"',
+    '"k":',
+    '"\\n',
+    "1",
+    "1.5e3",
+    "1.",
+    "true",
+    "tru",
+    "N",
+    " ",
+    "[1]",
+    "[[{}]]",
+    '{"a":[1]}',
+]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11, 5), reason="this Python has held groups wrong")
+@given(st.one_of(lines(), st.lists(st.sampled_from(FRAGMENTS), max_size=40).map(lambda found: "".join(found).encode())))
+def test_groups_that_may_go_back_find_what_held_ones_find(data: bytes) -> None:
+    assert len(MATCHERS) == 12
+    assert OLD.HELD != NEW.HELD
+    for name in MATCHERS:
+        old, new = (getattr(module, name)(data, 0) for module in (OLD, NEW))
+        assert (old and old.end()) == (new and new.end()), name
