@@ -94,7 +94,6 @@ def _run(arguments: list[str]) -> int:
     try:
         code = program.invoke(COMMANDS, arguments, session)
         sys.stdout.flush()
-        return code
     except click.ClickException as error:
         problem = program.usage_problem(error)
     except BrokenPipeError:
@@ -104,6 +103,8 @@ def _run(arguments: list[str]) -> int:
         if found is None:
             raise
         problem = found
+    else:
+        return code
     session.out.problem(problem)
     try:
         sys.stdout.flush()
