@@ -306,12 +306,16 @@ class ChainMachine:
             case Status():
                 effects = self._heard_status(session, message, now)
             case Request():
-                effects = self._serving.requested(session, message, now)
-                if any(isinstance(effect, Fault) for effect in effects):
-                    effects += self._following.left(session, now)
+                effects = self._heard_request(session, message, now)
             case _:
                 effects = self._heard_response(session, message, now)
         return self._settled(effects, now)
+
+    def _heard_request(self, session: Session, request: Request, now: Now) -> list[Effect]:
+        effects = self._serving.requested(session, request, now)
+        if any(isinstance(effect, Fault) for effect in effects):
+            effects += self._following.left(session, now)
+        return effects
 
     def _heard_status(self, session: Session, status: Status, now: Now) -> list[Effect]:
         params, before = self._state.params, session.status

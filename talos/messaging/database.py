@@ -49,13 +49,9 @@ class Job(Generic[T]):
 class Database:
     """Made by `open_database`; `run` is its task."""
 
-    def __init__(self, path: Path, schema: str) -> None:
-        _create(path)
-        self._writer = _connect(path)
-        self._writer.executescript(_PRAGMAS)
-        self._writer.executescript(schema)
-        self._reader = _connect(path)
-        self._reader.execute("PRAGMA query_only = ON")
+    def __init__(self, writer: sqlite3.Connection, reader: sqlite3.Connection) -> None:
+        self._writer = writer
+        self._reader = reader
         self._waiting: deque[Job[Any]] = deque()
         self._wake = trio.Event()
         self._thread = trio.CapacityLimiter(1)
@@ -110,7 +106,7 @@ class Database:
                         follow()
 
     def close(self) -> None:
-        """What waits still is written first."""
+        """What waits still is written; the connections are closed by who opened them."""
         if self._waiting and self.failed is None:
             group = list(self._waiting)
             self._waiting.clear()
@@ -120,8 +116,6 @@ class Database:
         for job in self._waiting:
             job.error = StoreClosed("the message store is closed")
             job.done.set()
-        self._reader.close()
-        self._writer.close()
 
     def _commit(self, group: list[Job[Any]]) -> None:
         """In the writer's thread; a failure of the transaction is the failure of each of its jobs."""
@@ -151,14 +145,21 @@ class Database:
 @contextlib.contextmanager
 def open_database(path: Path, schema: str) -> Iterator[Database]:
     """The database at `path`, 0600, made where there is none; StoreFailed when it cannot be opened."""
-    try:
-        database = Database(path, schema)
-    except (sqlite3.Error, OSError) as error:
-        raise StoreFailed(f"the message store {path} cannot be opened: {error}") from error
-    try:
-        yield database
-    finally:
-        database.close()
+    with contextlib.ExitStack() as stack:
+        try:
+            _create(path)
+            writer = stack.enter_context(contextlib.closing(_connect(path)))
+            writer.executescript(_PRAGMAS)
+            writer.executescript(schema)
+            reader = stack.enter_context(contextlib.closing(_connect(path)))
+            reader.execute("PRAGMA query_only = ON")
+        except (sqlite3.Error, OSError) as error:
+            raise StoreFailed(f"the message store {path} cannot be opened: {error}") from error
+        database = Database(writer, reader)
+        try:
+            yield database
+        finally:
+            database.close()
 
 
 def _create(path: Path) -> None:

@@ -61,17 +61,16 @@ class MessageHistory:
 def open_history(directory: Path, store_key: bytes) -> Iterator[MessageHistory]:
     """Reads `messages.db` in `directory`, and changes nothing. StoreFailed when it cannot be read."""
     path = directory / "messages.db"
-    try:
-        connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
-        connection.execute("PRAGMA query_only = ON")
-    except sqlite3.Error as error:
-        raise StoreFailed(f"the message store {path} cannot be opened: {error}") from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
+            stack.enter_context(contextlib.closing(connection))
+            connection.execute("PRAGMA query_only = ON")
+        except sqlite3.Error as error:
+            raise StoreFailed(f"the message store {path} cannot be opened: {error}") from error
         reader: Any = _Reader(connection, path)
         database: Database = reader  # of which a store that is only read uses `read` alone
         yield MessageHistory(Store(database, RowCipher(store_key)))
-    finally:
-        connection.close()
 
 
 class _Reader:
