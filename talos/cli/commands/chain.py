@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -41,9 +41,18 @@ def status(session: Session) -> int:
     if session.json:
         session.out.emit("chain_status", **fields)
     else:
-        for name, value in fields.items():
-            session.out.line(f"{name.replace('_', ' ')}  {'' if value is None else value}")
+        _tell_status(session, fields)
     return RECORD if fields["frozen"] or fields["failed"] else 0
+
+
+def _tell_status(session: Session, fields: dict[str, Any]) -> None:
+    """A fact a line; what may be wrong only where it is."""
+    vkeys = fields.pop("vkeys")
+    facts = [(name, value) for name, value in fields.items() if value not in ("", None) and value is not False]
+    facts += [("vkey", vkey) for vkey in vkeys]
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        session.out.line(f"{name.replace('_', ' '):<{width}}  {'yes' if value is True else value}")
 
 
 @command("show", help="The block of height or id WHICH (the newest), or the entry of a message id; ours are opened.")

@@ -60,7 +60,7 @@ class _Plan:
 @click.option("--name", default="default", show_default=True, metavar="NAME", help="what the one server is called")
 @click.option("--authorized-peer", "peers", multiple=True, metavar="PEER", help="who may use it; repeatable")
 @click.option("--allow-any", is_flag=True, help="let every peer use it")
-@click.option("--command", "program", metavar="COMMAND", help="the server's command line; no shell sees it")
+@click.option("--command", "program", metavar="COMMAND", help="the server's command line, quoted; no shell sees it")
 @click.option("--cwd", metavar="DIR", help="where the server runs")
 @click.option("--env", "env", multiple=True, metavar="K=V", help="a variable for the server; repeatable")
 @click.option("--pass-env", "pass_env", multiple=True, metavar="K", help="a variable of ours for it; repeatable")

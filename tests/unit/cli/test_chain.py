@@ -80,6 +80,14 @@ def rows(talos: Talos, capsys: pytest.CaptureFixture[str]) -> Callable[..., list
     return run
 
 
+def test_the_status_tells_what_may_be_wrong_only_where_it_is(talos: Talos, capsys: pytest.CaptureFixture[str]) -> None:
+    assert talos("chain", "status") == 0
+    facts = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    assert facts["mempool"].strip() == "0"
+    assert "vkey" in facts
+    assert not {"frozen", "failed"} & facts.keys()
+
+
 def test_looking_at_a_chain(rows: Callable[..., list[dict[str, Any]]], talos: Talos) -> None:
     (status,) = rows("chain", "status")
     assert (status["log_size"], status["mempool"], status["frozen"]) == (ENTRIES + 1, 0, False)
