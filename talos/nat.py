@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from talos.abc import AddressConfirmed, ByteTransport, Reachability, ReachabilityChanged
+from talos.abc import AddressConfirmed, ByteTransport, Reachability, ReachabilityChanged, Transport
 from talos.addr import is_relayed, parse
 from talos.autonat import AutonatConfig, AutonatServerConfig, open_autonat, open_autonat_server
 from talos.dcutr import DcutrConfig, HolePunched, open_dcutr
@@ -118,25 +118,21 @@ async def open_nat(node: Node, config: NatConfig | None = None, dht: Dht | None 
 async def _open_answering(stack: AsyncExitStack, node: Node, config: AutonatServerConfig) -> None:
     """Others are dialled by a node of its own: of another identity, from other ports, without our connections.
 
-    A transport that brings its own security may dial from the port that it listens on, which proves nothing.
+    A ready transport that is more than bytes is left out: it is ours, and may dial from the port that it listens on,
+    which proves nothing.
     """
-    transports = tuple(part for part in node.config.stack.transports if isinstance(part, ByteTransport))
-    if not transports:
+    kept = tuple(
+        part
+        for part in node.config.stack.transports
+        if isinstance(part, ByteTransport) or not isinstance(part, Transport)
+    )
+    if not kept:
         return
     settings = replace(
-        node.config,
-        key=None,
-        listen=(),
-        announce=None,
-        routes=(),
-        stack=replace(node.config.stack, transports=transports),
+        node.config, key=None, listen=(), announce=None, routes=(), stack=replace(node.config.stack, transports=kept)
     )
     dialer = await stack.enter_async_context(open_node(settings))
-
-    def can_dial(addr: Multiaddr) -> bool:
-        return any(part.matches(addr) for part in transports)
-
-    await stack.enter_async_context(open_autonat_server(node, dialer, config, can_dial))
+    await stack.enter_async_context(open_autonat_server(node, dialer, config, dialer.can_dial))
 
 
 async def _tell(dht: Dht) -> None:

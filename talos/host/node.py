@@ -260,6 +260,10 @@ class Node:
 
     # -- transports
 
+    def can_dial(self, addr: Multiaddr) -> bool:
+        """Whether a transport of the stack carries `addr`; whether anybody answers there is another matter."""
+        return self._transport_for(addr) is not None
+
     def _as_transport(self, part: ByteTransport | Transport) -> Transport:
         if isinstance(part, Transport):
             return part

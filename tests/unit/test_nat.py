@@ -6,16 +6,22 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from talos.abc import PeerIdentified, Reachability, ReachabilityChanged
-from talos.addr import is_relayed, parse
+import pytest
+
+from talos.abc import AddressConfirmed, PeerIdentified, Reachability, ReachabilityChanged
+from talos.addr import is_relayed, parse, split_peer
 from talos.agent import open_host
+from talos.autonat import AutonatConfig, AutonatServerConfig
 from talos.dcutr import DcutrConfig
 from talos.dht import TALOS_KAD, DhtConfig, DhtMode, DhtScope, open_dht
 from talos.host import presets
+from talos.host.config import Stack
 from talos.identify import open_identify
 from talos.nat import NatConfig, open_nat
 from talos.ping import ping
 from talos.relay import AutoRelayConfig, RelayLimits, RelayLost, RelayReserved
+from talos.transport import Tcp
+from talos.transport.quic import Quic
 from tests.mcp.harness import tunnel
 from tests.waiting import next_of, until
 
@@ -91,6 +97,26 @@ async def test_a_relay_that_goes_is_replaced_by_another(memory_config: Any) -> N
                 for connection in [one for one in second.connections if one.remote_peer == node.peer_id]:
                     await connection.aclose()
                 await until(node, lambda: first.peer_id in nat.circuit.relays)
+
+
+@pytest.mark.parametrize(
+    ("transport", "listen"), [(Tcp(), "/ip4/127.0.0.1/tcp/0"), (Quic, "/ip4/127.0.0.1/udp/0/quic-v1")]
+)
+async def test_addresses_are_dialled_back_from_ports_of_nobody(transport: Any, listen: str) -> None:
+    config = presets.testing(stack=Stack(transports=(transport,)), listen=listen)
+    serving = NatConfig(reserve=None, ask=None, answer=AutonatServerConfig(allow_private=True))
+    asking = NatConfig(reserve=None, ask=AutonatConfig(allow_private=True, settle_seconds=0.0), answer=None)
+    async with (
+        open_host(config) as server,
+        open_nat(server, serving),
+        open_host(config) as asker,
+        asker.events() as events,
+        open_nat(asker, asking) as nat,
+    ):
+        await asker.connect(server.peer_id, server.addrs)
+        confirmed = await next_of(events, AddressConfirmed)
+        assert confirmed.addr == split_peer(asker.addrs[0])[0]
+        await until(asker, lambda: nat.reachability is Reachability.PUBLIC)
 
 
 async def test_a_session_of_tools_moves_to_the_direct_connection() -> None:
