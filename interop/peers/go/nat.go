@@ -34,14 +34,14 @@ func serveNat(h host.Host, o options) error {
 		}
 	}
 	if o.autonat {
-		_, err := openAutonat(h)
+		_, err := openAutonat(h, o.stack)
 		return err
 	}
 	return nil
 }
 
-func openAutonat(h host.Host) (*autonatv2.AutoNAT, error) {
-	dialer, err := openHost("tcp/noise/yamux", "")
+func openAutonat(h host.Host, stack string) (*autonatv2.AutoNAT, error) {
+	dialer, err := openHost(stack, "")
 	if err != nil {
 		return nil, err
 	}
@@ -94,8 +94,8 @@ func direct(ctx context.Context, h host.Host, info peer.AddrInfo, _ options) (re
 }
 
 // reachable asks one AutoNAT v2 server about our own addresses.
-func reachable(ctx context.Context, h host.Host, info peer.AddrInfo, _ options) (result, error) {
-	nat, err := openAutonat(h)
+func reachable(ctx context.Context, h host.Host, info peer.AddrInfo, o options) (result, error) {
+	nat, err := openAutonat(h, o.stack)
 	if err != nil {
 		return nil, err
 	}
