@@ -20,11 +20,21 @@ F = TypeVar("F", bound="Callable[..., Any]")
 HELP = {"help_option_names": ["-h", "--help"]}
 
 
-def command(name: str, *, help: str) -> Callable[[Callable[..., Any]], Command]:  # noqa: A002 - click's word
-    """A command whose function gets the Session first; it returns None or an exit code."""
+def command(
+    name: str,
+    *,
+    help: str,  # noqa: A002 - click's word
+    stray: str = "",
+) -> Callable[[Callable[..., Any]], Command]:
+    """A command whose function gets the Session first; it returns None or an exit code.
+
+    `stray` is the hint where a word or an option stands that does not belong there.
+    """
 
     def wrap(function: Callable[..., Any]) -> Command:
-        return click.command(name, cls=Command, help=help, context_settings=HELP)(click.pass_obj(function))
+        made = click.command(name, cls=Command, help=help, context_settings=HELP)(click.pass_obj(function))
+        made.stray = stray
+        return made
 
     return wrap
 
@@ -64,6 +74,8 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 class Command(click.Command):
     """Takes the shared options behind its own."""
+
+    stray = ""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         return [*super().get_params(ctx), *_shared()]

@@ -97,8 +97,11 @@ def usage_problem(error: click.ClickException) -> Problem:
     elif isinstance(error, click.UsageError):
         message = error.format_message()
     context = error.ctx if isinstance(error, click.UsageError) else None
-    path = context.command_path if context else NAME
-    hint = f"did you mean {' or '.join(meant)}?" if meant else f"{path} --help"
+    hint = f"{context.command_path if context else NAME} --help"
+    if meant:
+        hint = f"did you mean {' or '.join(meant)}?"
+    elif context and (isinstance(error, click.NoSuchOption) or "unexpected extra" in message):
+        hint = getattr(context.command, "stray", "") or hint
     first = message[:1].lower() + message[1:]
     return Problem(code="usage", message=first.strip().rstrip("."), hint=hint)
 

@@ -55,7 +55,11 @@ class _Plan:
     metrics: str | None
 
 
-@command("mcp-serve", help="Lends an MCP server to the peers named, by their keys. Without a grant it does not start.")
+@command(
+    "mcp-serve",
+    help="Lends an MCP server to the peers named, by their keys. Without a grant it does not start.",
+    stray="the server's command line is one word: --command 'python server.py'",
+)
 @click.option("--policy", type=click.Path(path_type=Path), metavar="FILE", help="servers and grants (or mcp.toml)")
 @click.option("--name", default="default", show_default=True, metavar="NAME", help="what the one server is called")
 @click.option("--authorized-peer", "peers", multiple=True, metavar="PEER", help="who may use it; repeatable")

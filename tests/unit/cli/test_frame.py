@@ -70,6 +70,9 @@ def test_quiet_says_less_and_verbose_more(talos_: Talos) -> None:
     assert talos_("-q", "id").err.startswith("talos: error: ")
 
 
+ONE_WORD = "the server's command line is one word: --command 'python server.py'"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
@@ -80,6 +83,9 @@ def test_quiet_says_less_and_verbose_more(talos_: Talos) -> None:
         (("--timeout", "0", "id"), "--timeout is a positive number of seconds", ""),
         (("--timeout", "nan", "id"), "--timeout is a positive number of seconds", ""),
         (("mcp-config",), "missing argument 'PEER'", "talos mcp-config --help"),
+        (("mcp-serve", "--command", "python", "-I", "a.py"), "no such option -I", ONE_WORD),
+        (("mcp-serve", "--command", "python", "a.py"), "got unexpected extra argument (a.py)", ONE_WORD),
+        (("id", "x", "y"), "got unexpected extra argument (y)", "talos id --help"),
     ],
 )
 def test_wrong_usage_names_the_nearest(talos_: Talos, arguments: tuple[str, ...], message: str, hint: str) -> None:
