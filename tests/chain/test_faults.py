@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = keys_of(b"Alice")
 ROUNDS = int(os.environ.get("TALOS_KILL_ROUNDS", "50"))
+CHAIN_ROUNDS = 50
+"""Of one chain, for each round verifies the whole of it."""
 """Of the long run; 1,000 by hand."""
 SHIM = r"""
 #define _GNU_SOURCE
@@ -86,9 +88,9 @@ async def reopen(directory: Path, **config: object) -> None:
         pass
 
 
-def kill_rounds(directory: Path, rounds: int, burst: int) -> None:
+def kill_rounds(directory: Path, rounds: int, burst: int, seed: int = 0) -> None:
     """Kill -9 at any moment: all that was acknowledged is there, once, and in order."""
-    chance, acked, start = random.Random(rounds), set[int](), 0
+    chance, acked, start = random.Random(seed), set[int](), 0
     for _ in range(rounds):
         with appender(directory, start, burst=burst) as process:
             assert process.stdout is not None
@@ -112,7 +114,8 @@ def test_killed_in_five_rounds(tmp_path: Path, burst: int) -> None:
 
 @pytest.mark.long
 def test_killed_often(tmp_path: Path) -> None:
-    kill_rounds(tmp_path / "chain", ROUNDS, 7)
+    for seed in range(0, ROUNDS, CHAIN_ROUNDS):
+        kill_rounds(tmp_path / str(seed), min(CHAIN_ROUNDS, ROUNDS - seed), 7, seed)
 
 
 # -- What a crash leaves --------------------------------------------------------------------------------
