@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem, shell_complete
 
 from talos import __version__
 from talos.cli.exits import Failure, Problem
-from talos.cli.frame import HELP, Group
+from talos.cli.frame import HELP, Command, Group
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,10 +100,15 @@ def usage_problem(error: click.ClickException) -> Problem:
     hint = f"{context.command_path if context else NAME} --help"
     if meant:
         hint = f"did you mean {' or '.join(meant)}?"
-    elif context and (isinstance(error, click.NoSuchOption) or "unexpected extra" in message):
-        hint = getattr(context.command, "stray", "") or hint
+    elif context and isinstance(context.command, Command) and _is_stray(error):
+        hint = context.command.stray or hint
     first = message[:1].lower() + message[1:]
     return Problem(code="usage", message=first.strip().rstrip("."), hint=hint)
+
+
+def _is_stray(error: click.ClickException) -> bool:
+    """Whether it is a word or an option that belongs nowhere; click has no class of its own for the former."""
+    return isinstance(error, click.NoSuchOption) or "unexpected extra argument" in error.message
 
 
 def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click calls it

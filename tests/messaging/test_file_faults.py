@@ -279,7 +279,7 @@ async def hostile(mallory: Sender, bob: Sender, *frames: Frame) -> Frame | None:
     async with stream:
         spoken = MessageStream[Frame, Frame](stream, decode=decode, encode=encode, max_size=MAX_FRAME_BYTES)
         try:
-            with trio.fail_after(30):
+            with trio.fail_after(5):
                 for frame in frames:
                     await spoken.send(frame)
                 return await spoken.receive()

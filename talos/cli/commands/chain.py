@@ -47,9 +47,9 @@ def status(session: Session) -> int:
 
 def _tell_status(session: Session, fields: dict[str, Any]) -> None:
     """A fact a line; what may be wrong only where it is."""
-    vkeys = fields.pop("vkeys")
-    facts = [(name, value) for name, value in fields.items() if value not in ("", None) and value is not False]
-    facts += [("vkey", vkey) for vkey in vkeys]
+    told = {name: value for name, value in fields.items() if name != "vkeys" and value is not False}
+    facts = [(name, value) for name, value in told.items() if value not in ("", None)]
+    facts += [("vkey", vkey) for vkey in fields["vkeys"]]
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
         session.out.line(f"{name.replace('_', ' '):<{width}}  {'yes' if value is True else value}")
