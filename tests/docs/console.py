@@ -38,7 +38,7 @@ _NAME = re.compile(r"\b[A-Z]{3,}\b")
 _PORT = re.compile(r"\b87\d\d\b")
 _UNITS = {
     **dict.fromkeys(("B", "KiB", "MiB", "GiB"), "(?:[KMG]i)?B"),
-    **dict.fromkeys(("KiB/s", "MiB/s", "GiB/s"), "(?:[KMG]i)?B/s"),
+    **dict.fromkeys(("B/s", "KiB/s", "MiB/s", "GiB/s"), "(?:[KMG]i)?B/s"),
     **dict.fromkeys(("ms", "s"), "m?s"),
 }
 """What another run may tell in another unit."""

@@ -91,6 +91,7 @@ def test_settings_are_known(page: Path, tmp_path: Path) -> None:
         (["delivered in 12 ms"], "delivered in 7 ms\n", True),
         (["delivered in 12 ms"], "delivered in 7.5 ms\n", True),
         (["delivered in 12 ms"], "queued in 7 ms\n", False),
+        (["136 B/s"], "1.2 KiB/s\n", True),
         (["12D3KooW…1Mjs  ok"], "12D3KooWabcdefgh ok\n", True),
         (["12D3KooW…1Mjs  ok"], "12D3KooWabcdefgh no\n", False),
         (["a", "…", "b"], "a\nx\ny\nb\n", True),
