@@ -14,6 +14,7 @@ from talos.identity.keys import PrivateKey
 from talos.multistream import PrefixedStream, select
 from talos.muxer.yamux.frame import HEADER, HEADER_BYTES, PROTOCOL_ID, Flag, Kind
 from talos.security.noise import Noise
+from tests.attacks.harness import SOON_SECONDS
 from tests.attacks.test_handshake import HEADER as MULTISTREAM
 from tests.attacks.test_handshake import line
 
@@ -124,14 +125,14 @@ class RawYamux:
         news, self._news = self._news, trio.Event()
         news.set()
 
-    async def until(self, reached: Callable[[], bool], seconds: float = 5) -> None:
+    async def until(self, reached: Callable[[], bool], seconds: float = SOON_SECONDS) -> None:
         """Waits for what the node says; the test fails when it does not say so in time."""
         with trio.move_on_after(seconds):
             while not reached():
                 await self._news.wait()
         assert reached(), f"not within {seconds} s: {self.went_away=} {self.closed=} {self.resets=!s:.200}"
 
-    async def until_refused(self, code: int = 1, seconds: float = 5) -> None:
+    async def until_refused(self, code: int = 1, seconds: float = SOON_SECONDS) -> None:
         """The node says go away with `code`, and closes."""
         await self.until(lambda: self.closed, seconds)
         assert self.went_away == code, self.went_away

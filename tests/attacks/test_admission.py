@@ -11,7 +11,7 @@ import trio
 
 from talos.host.config import NodeConfig
 from talos.identity.keys import PrivateKey
-from tests.attacks.harness import Victim, attacked
+from tests.attacks.harness import SOON_SECONDS, Victim, attacked
 from tests.attacks.nodes import attacker_node, echo_once, ignoring_the_end, open_echo, read_to_end, receive_exactly
 from tests.attacks.test_handshake import HEADER, line
 
@@ -84,7 +84,7 @@ async def test_tr04_the_seventeenth_connection_in_a_row_is_not_answered() -> Non
 
 async def send_until_closed(stream: trio.SocketStream, data: bytes) -> None:
     await ignoring_the_end(stream.send_all, data)
-    with trio.fail_after(2):
+    with trio.fail_after(SOON_SECONDS):
         await read_to_end(stream)
 
 
@@ -139,7 +139,7 @@ async def test_tr21_one_peer_reconnects_a_hundred_times() -> None:
         async def reconnect() -> None:
             nonlocal served
             async with attacker_node(config) as host:
-                with trio.fail_after(1):
+                with trio.fail_after(SOON_SECONDS):
                     async with await open_echo(host, node.addr) as stream:
                         await echo_once(stream, b"here again")
                 served += 1
@@ -161,7 +161,7 @@ async def test_tr18_accept_survives_having_no_descriptors_left() -> None:
                 await receive_exactly(stream, 1)
             assert scope.cancelled_caught, "accepted without a descriptor"
             await node.child.ask("share")
-            with trio.fail_after(1.5):  # it pauses for at most a second
+            with trio.fail_after(SOON_SECONDS):
                 assert await receive_exactly(stream, len(HEADER)) == HEADER
         async with attacker_node() as host, await open_echo(host, node.addr) as stream:
             await echo_once(stream, b"as before")

@@ -15,7 +15,7 @@ from talos.host.config import NodeConfig
 from talos.identity.keys import PrivateKey
 from talos.identity.peer_id import PeerId
 from talos.wire import fields, varint
-from tests.attacks.harness import Victim, attacked
+from tests.attacks.harness import SOON_SECONDS, Victim, attacked
 from tests.attacks.nodes import attacker_node, ignoring_the_end
 from tests.attacks.victim import FLEET
 from tests.gossip.raw import RawPeer, control, graft, ihave, iwant, message, prune, publish, subscribe
@@ -73,7 +73,7 @@ async def hears(node: Victim) -> None:
     """The node hears an honest newcomer."""
     async with attacker_node() as host, open_gossip(host) as gossip:
         await host.connect(None, [node.addr])
-        with trio.fail_after(3):
+        with trio.fail_after(SOON_SECONDS):
             await gossip.wait_for_peers(FLEET)
         word = os.urandom(4).hex()
         await gossip.publish(FLEET, word.encode())
@@ -154,7 +154,7 @@ async def test_gs02_subscriptions_without_end() -> None:
             stream = await peer.open(peer.host.connections[0])
             await ignoring_the_end(stream.send_all, varint.encode(len(huge)) + huge)
             assert await peer.end() is StreamCode.PROTOCOL_VIOLATION
-        status = await node.until(lambda status: not status["gossip"]["peers"], 5)
+        status = await node.until(lambda status: not status["gossip"]["peers"])
         assert [one["topic"] for one in status["gossip"]["topics"]] == [FLEET]
 
 
@@ -170,7 +170,7 @@ async def test_gs03_gs04_announcements_and_questions_without_end() -> None:
         assert 600 <= counter("iwant_sent")(status) <= 5000
 
         await node.child.ask("publish", count=1, size=100)
-        with trio.fail_after(2):
+        with trio.fail_after(SOON_SECONDS):
             await peer.until(lambda received: peer.messages())
         (sent,) = peer.messages()
         parts = dict(fields.read(sent))
@@ -272,7 +272,7 @@ async def test_gs10_a_neighbour_that_does_not_read() -> None:
             stuck = view(status, host)
             assert stuck is not None
             assert 0 < stuck["queued"] <= 50
-            with trio.fail_after(5):
+            with trio.fail_after(SOON_SECONDS):
                 heard = [await messages.receive() for _ in range(200)]
             assert len({one.id for one in heard}) == 200
 

@@ -6,7 +6,7 @@ import contextlib
 
 import trio
 
-from tests.attacks.harness import Victim, attacked
+from tests.attacks.harness import SOON_SECONDS, Victim, attacked
 from tests.attacks.nodes import ignoring_the_end, read_to_end, receive_exactly
 
 HEADER = b"\x13/multistream/1.0.0\n"
@@ -80,25 +80,25 @@ async def test_tr05_tr06_tr07_hostile_multistream() -> None:
         for name, data in HOSTILE_LINES.items():
             async with node.raw() as stream:
                 await stream.send_all(data)
-                with trio.move_on_after(1) as scope:
+                with trio.move_on_after(SOON_SECONDS) as scope:
                     await read_to_end(stream)
                 assert not scope.cancelled_caught, f"{name}: not closed"
 
         async with node.raw() as stream:
             await ignoring_the_end(stream.send_all, HEADER + line(b"/nothing/1.0.0") * 5000)
-            with trio.fail_after(2):
+            with trio.fail_after(SOON_SECONDS):
                 await read_to_end(stream)
 
         async with node.raw() as stream:
             await stream.send_all(HEADER)
             await receive_exactly(stream, len(HEADER))
             answered = 0
-            with trio.fail_after(2):
+            with trio.fail_after(SOON_SECONDS):
                 while await proposal_is_answered(stream):
                     answered += 1
             assert 0 < answered <= 64
 
         async with node.raw() as stream:
             await stream.send_all(HEADER + line(b"ls"))
-            with trio.fail_after(2):
+            with trio.fail_after(SOON_SECONDS):
                 assert await receive_exactly(stream, len(HEADER) + 4) == HEADER + b"\x03na\n"

@@ -19,7 +19,7 @@ from talos.identity.keys import PrivateKey
 from talos.identity.peer_id import PeerId
 from talos.identity.peer_record import PeerRecord, RecordFormat, SignedPeerRecord
 from talos.wire.length_prefix import frame
-from tests.attacks.harness import Victim, attacked
+from tests.attacks.harness import SOON_SECONDS, Victim, attacked
 from tests.attacks.nodes import ECHO, attacker_node, echo_once, open_echo
 from tests.attacks.raw_yamux import DATA, SYN, RawYamux, hello, raw_yamux
 from tests.attacks.raw_yamux import frame as yamux_frame
@@ -77,7 +77,7 @@ async def known(node: Victim, key: PrivateKey) -> dict[str, Any]:
 
 async def believed(node: Victim, key: PrivateKey) -> dict[str, Any]:
     """The same, as soon as there is anything."""
-    with trio.fail_after(3):
+    with trio.fail_after(SOON_SECONDS):
         while True:
             stored = await known(node, key)
             if stored["protocols"] or stored["addrs"]:

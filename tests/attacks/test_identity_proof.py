@@ -22,7 +22,7 @@ from talos.security.plaintext import Plaintext
 from talos.security.tls import Tls
 from talos.wire.pb.keys_pb2 import KeyType
 from talos.wire.pb.keys_pb2 import PublicKey as PublicKeyMessage
-from tests.attacks.harness import Victim, attacked
+from tests.attacks.harness import SOON_SECONDS, Victim, attacked
 from tests.attacks.hostile import (
     AlteredNoise,
     AlteredTls,
@@ -154,7 +154,7 @@ async def visit(node: Victim, config: NodeConfig) -> PeerId:
     """Dials the victim with an altered layer; nobody there may answer. The attacker's identity."""
     async with attacker_node(config) as host:
         with pytest.raises((TalosError, trio.BrokenResourceError, EOFError)):  # noqa: PT012  # wherever it ends
-            with trio.fail_after(5):
+            with trio.fail_after(SOON_SECONDS):
                 async with await open_echo(host, node.addr) as stream:
                     await echo_once(stream, b"let me in")
         return host.peer_id
@@ -271,7 +271,7 @@ async def test_tr17_security_is_not_negotiated_away() -> None:
     async with attacked() as node:
         async with node.raw() as stream:
             await stream.send_all(HEADER + line(b"/plaintext/2.0.0"))
-            with trio.fail_after(2):
+            with trio.fail_after(SOON_SECONDS):
                 assert await receive_exactly(stream, len(HEADER) + 4) == HEADER + b"\x03na\n"
 
         plain = NodeConfig(stack=Stack(security=(partial(Plaintext, insecure=True),)), insecure=True)

@@ -15,7 +15,7 @@ from talos.muxer.yamux.frame import INITIAL_WINDOW_BYTES, MAX_FRAME_BYTES
 from talos.perf.service import PERF
 from talos.ping.service import PING as PING_PROTOCOL
 from talos.testing.check_muxer import cancelled_at
-from tests.attacks.harness import Victim, attacked
+from tests.attacks.harness import SOON_SECONDS, Victim, attacked
 from tests.attacks.nodes import ECHO, HOLD, SIP, attacker_node, echo_once, exchange, ignoring_the_end, open_echo
 from tests.attacks.raw_yamux import (
     DATA,
@@ -299,7 +299,7 @@ async def flood_with_pings(peer: RawYamux, count: int) -> None:
 async def leave_pings_unanswered(seconds: float, **settings: Any) -> None:
     async with attacked(limits=EXEMPT, **settings) as node, raw_yamux(node, answers_pings=False) as peer:
         started = trio.current_time()
-        await peer.until(lambda: peer.closed, seconds + 1)
+        await peer.until(lambda: peer.closed, seconds + SOON_SECONDS)
         assert len(peer.asked) == 1
         assert trio.current_time() - started > seconds / 2
 
@@ -448,9 +448,9 @@ async def take_nothing(seconds: float, **settings: Any) -> None:
         started = trio.current_time()
         download = hello(PERF) + (1 << 30).to_bytes(8, "big")
         await peer.send(frame(DATA, SYN | FIN, 1, download), frame(WINDOW, 0, 1, 1 << 31))
-        await node.until(lambda status: status["connections"] == 1, seconds + 2)
+        await node.until(lambda status: status["connections"] == 1, seconds + SOON_SECONDS)
         assert trio.current_time() - started > seconds * 0.9
-        await node.until(lambda status: not status["limits"].get("service perf: streams"), 1)
+        await node.until(lambda status: not status["limits"].get("service perf: streams"))
 
 
 async def test_mx09_a_socket_that_takes_nothing() -> None:
@@ -541,7 +541,7 @@ async def end_after_each_prefix(node: Victim) -> None:
             if prefix:
                 await peer.send(prefix)
             await stream.send_eof()
-            await peer.until(lambda: peer.closed, 2)
+            await peer.until(lambda: peer.closed)
 
     async with trio.open_nursery() as nursery:
         for length in range(len(session) + 1):

@@ -26,7 +26,7 @@ from talos.host.node import open_node
 from talos.identity.keys import PrivateKey
 from talos.ping import PING
 from talos.security.tls import Tls
-from tests.attacks.harness import MIB, Victim, attacked, back_to_normal, check_stderr, victim
+from tests.attacks.harness import MIB, SOON_SECONDS, Victim, attacked, back_to_normal, check_stderr, victim
 from tests.attacks.hostile import LOOPBACK, stacked
 from tests.attacks.nodes import ECHO, FAIL, HOLD, attacker_node, echo_once, ignoring_the_end, open_echo, read_to_end
 from tests.attacks.process import ROOT
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 EXEMPT = {"ip": {"exempt_loopback": True}}
 AT_ONCE = 8
+NOTICED_SECONDS = 40.0
+"""ND07, after the node has been woken."""
 
 
 async def repeat(times: int, work: Callable[[], Awaitable[object]]) -> None:
@@ -65,7 +67,7 @@ async def test_nd01_handlers_that_raise() -> None:
                 for what in ("ValueError", "RecursionError", "MemoryError", "ExceptionGroup", "StreamReset"):
                     stream = await host.open_stream(beside.connection, FAIL)
                     await stream.send_all(what.encode())
-                    with pytest.raises(StreamReset), trio.fail_after(1):
+                    with pytest.raises(StreamReset), trio.fail_after(SOON_SECONDS):
                         await stream.receive_some()
                     await echo_once(beside, b"still here")
         status = await node.status()
@@ -115,7 +117,7 @@ async def is_refused(node: Victim, source: str) -> bool:
     """Whether the node closes without a word."""
     async with node.raw(source) as stream:
         await ignoring_the_end(stream.send_all, HEADER)
-        with trio.fail_after(1):
+        with trio.fail_after(SOON_SECONDS):
             return await read_to_end(stream) == b""
 
 
@@ -291,9 +293,9 @@ async def test_nd07_a_stopped_node_finds_out_who_left() -> None:
                     await node.until(lambda status: status["connections"] == 6)
                     stop()
                 await trio.sleep(3)
-            with trio.fail_after(1):
+            with trio.fail_after(SOON_SECONDS):
                 await echo_once(stream, b"good morning")
-            await node.until(lambda status: status["connections"] == 1, 5)
+            await node.until(lambda status: status["connections"] == 1, NOTICED_SECONDS)
             await stream.aclose()
         await back_to_normal(node, before)
     check_stderr(node, 0)
@@ -310,7 +312,7 @@ async def test_nd07_a_stopped_node_finds_out_who_is_silent() -> None:
             async with stopping(node) as stop:
                 stop()
                 await trio.sleep(60)
-            await node.until(lambda status: status["connections"] == 0, 40)
+            await node.until(lambda status: status["connections"] == 0, NOTICED_SECONDS)
 
 
 async def test_nd08_names_that_never_resolve() -> None:

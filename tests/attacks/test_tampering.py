@@ -19,7 +19,7 @@ from talos.security.noise import Noise
 from talos.security.tls import Tls
 from talos.transport.tcp import Tcp
 from talos.upgrade import Upgrade, UpgradeConfig
-from tests.attacks.harness import Victim, attacked
+from tests.attacks.harness import SOON_SECONDS, Victim, attacked
 from tests.attacks.hostile import FROM_DIALER, FROM_LISTENER, PREAMBLE, LateNoise, between
 from tests.attacks.nodes import ECHO, attacker_node, ignoring_the_end, open_echo, read_to_end, receive_exactly
 from tests.attacks.test_handshake import HEADER, line
@@ -163,7 +163,7 @@ async def test_tr13_reordered_replayed_and_truncated_handshakes() -> None:
         for messages in (first + third, third + first):
             async with node.raw() as stream:
                 await ignoring_the_end(stream.send_all, HEADER + line(b"/noise") + messages)
-                with trio.fail_after(3):
+                with trio.fail_after(SOON_SECONDS):
                     answer = await read_to_end(stream)
             assert len(answer) <= len(HEADER) + len(line(b"/noise")) + len(honest.seen[FROM_LISTENER, 0])
         # Where message 2 or 3 comes twice the handshake was intact, and its end is what breaks.

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -217,9 +216,7 @@ def test_an_agent_and_its_end(home: Path) -> None:
 @pytest.mark.long
 def test_who_does_not_read_does_not_hold_an_agent(home: Path) -> None:
     with up(home) as agent, contextlib.closing(_stalled(home)):
-        began = time.monotonic()
         assert talos(home, "down").returncode == 0
-        assert time.monotonic() - began < 8  # 5 s for the agent, the rest for two interpreters
         assert agent.wait(SECONDS) == 0
 
 
