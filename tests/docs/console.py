@@ -36,12 +36,15 @@ _FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _PROMPT = re.compile(r"([a-z]*)\$ (.*)")
 _NAME = re.compile(r"\b[A-Z]{3,}\b")
 _PORT = re.compile(r"\b87\d\d\b")
-_UNITS = {
+_WORDS = {
     **dict.fromkeys(("B", "KiB", "MiB", "GiB"), "(?:[KMG]i)?B"),
     **dict.fromkeys(("B/s", "KiB/s", "MiB/s", "GiB/s"), "(?:[KMG]i)?B/s"),
     **dict.fromkeys(("ms", "s"), "m?s"),
+    **dict.fromkeys(("entry", "entries"), "entr(?:y|ies)"),
+    **dict.fromkeys(("block", "blocks"), "blocks?"),
+    **dict.fromkeys(("peer", "peers"), "peers?"),
 }
-"""What another run may tell in another unit."""
+"""What another run may tell in another unit, or of one where a page has more."""
 _GOES_ON = re.compile(r"talos-server|talos (?:up(?! -d)|listen|mcp-serve|server)\b")
 
 
@@ -94,8 +97,8 @@ def _line(line: str) -> str:
             parts.append(r"[^\n]*?")
         elif "…" in part:
             parts.append(r"\S+")
-        elif part in _UNITS:
-            parts.append(_UNITS[part])
+        elif part in _WORDS:
+            parts.append(_WORDS[part])
         else:
             parts.append(re.sub(r"\d+(?:\\\.\d+)?", r"\\d+(?:\\.\\d+)?", re.escape(part)))
     return "".join(parts)
