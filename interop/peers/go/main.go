@@ -95,6 +95,11 @@ func listen(o options) error {
 			return err
 		}
 	}
+	if o.punch {
+		if err := punches(context.Background(), h); err != nil {
+			return err
+		}
+	}
 	for _, addr := range addrs {
 		fmt.Println(addr)
 	}

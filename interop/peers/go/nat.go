@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
@@ -13,6 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/protocol/autonatv2"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
+	"github.com/libp2p/go-libp2p/p2p/protocol/holepunch"
 	ma "github.com/multiformats/go-multiaddr"
 )
 
@@ -70,6 +72,21 @@ func reserved(ctx context.Context, h host.Host, via string) ([]ma.Multiaddr, err
 	}
 	addr, err := ma.NewMultiaddr(fmt.Sprintf("%s/p2p-circuit/p2p/%s", via, h.ID()))
 	return []ma.Multiaddr{addr}, err
+}
+
+// punches waits until the host serves DCUtR. It looks for its public address after 0, 250, 750 ms and so on, and punches
+// to nobody who came before it had one.
+func punches(ctx context.Context, h host.Host) error {
+	ctx, cancel := context.WithTimeout(ctx, directSeconds)
+	defer cancel()
+	for !slices.Contains(h.Mux().Protocols(), holepunch.Protocol) {
+		select {
+		case <-ctx.Done():
+			return errors.New("no public address was learned")
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return nil
 }
 
 // direct connects through a relay and waits until there is a direct connection too.
