@@ -169,7 +169,10 @@ class Client:
         return response
 
     def _path(self) -> Path:
-        return find_socket(self._home)
+        path = find_socket(self._home)
+        if path is None:
+            raise NoAgent
+        return path
 
 
 def failure_of(fields: Mapping[str, Any]) -> Failure:

@@ -61,13 +61,16 @@ def socket_path(home: Home) -> Path:
     return _short_directory() / f"{digest}.sock"
 
 
-def find_socket(home: Home) -> Path:
-    """Where a client looks: a moved socket is where `agent.json` says, for two environments may differ."""
+def find_socket(home: Home) -> Path | None:
+    """Where a client looks: a moved socket is where `agent.json` says, for two environments may differ.
+
+    None where the socket would be moved and nobody says where: nobody serves it.
+    """
     path = run_directory(home) / "ctl.sock"
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
         return path
     found = read_agent_file(home)
-    return Path(found.socket) if found else path
+    return Path(found.socket) if found else None
 
 
 def read_agent_file(home: Home) -> AgentFile | None:

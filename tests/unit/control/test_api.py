@@ -18,7 +18,7 @@ from talos.control import api, client, operations, server, snapshots
 from talos.control.client import AgentLost, Client, GoingAway, NoAgent
 from talos.control.event_log import EventLogConfig
 from talos.control.failure import Failure
-from talos.control.home import find_socket, read_agent_file
+from talos.control.home import read_agent_file, socket_path
 from talos.control.kinds import MAX_BODY_BYTES, STREAM_EVENTS
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def raw(
     home: Home, method: str, path: str, body: bytes | None = None, **headers: str
 ) -> tuple[int, dict[str, str], Any]:
     """One request without our client: what any HTTP program would see."""
-    connection = client._Connection(find_socket(home), 5.0)
+    connection = client._Connection(socket_path(home), 5.0)
     try:
         connection.request(method, path, body, headers)
         response = connection.getresponse()
@@ -60,11 +60,11 @@ async def test_snapshots_and_what_every_answer_carries(serve: Serve) -> None:
         found = await served.ask(served.client.get, "status")
         assert (found["identity"]["name"], found["running"], found["dht"]) == ("Alice", True, None)
         assert (await served.ask(served.client.get, "id"))["peer_id"] == str(served.control.agent.peer_id)
-        assert stat.S_IMODE(find_socket(served.home).stat().st_mode) == 0o600
+        assert stat.S_IMODE(socket_path(served.home).stat().st_mode) == 0o600
         described = read_agent_file(served.home)
         assert described is not None
         assert described.version == __version__
-    assert not find_socket(served.home).exists()
+    assert not socket_path(served.home).exists()
     assert read_agent_file(served.home) is None
     with pytest.raises(NoAgent):
         served.client.get("version")
@@ -316,7 +316,7 @@ async def test_peers_who_come_and_go_are_events(serve: Serve, memory_config: Any
 
 def _connected(home: Home) -> socket.socket:
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    made.connect(str(find_socket(home)))
+    made.connect(str(socket_path(home)))
     return made
 
 
@@ -405,7 +405,7 @@ def test_who_does_not_answer_and_who_breaks_off(home: Home) -> None:
 
     private_file.make_directory(run_directory(home))
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(find_socket(home)))
+        listener.bind(str(socket_path(home)))
         listener.listen()
         with pytest.raises(Failure, match="does not answer") as caught:
             Client(home, seconds=0.05).get("version")

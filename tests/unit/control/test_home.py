@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from talos.control.client import Client, NoAgent
 from talos.control.home import MAX_SOCKET_PATH, bound, find_socket, read_agent_file, run_directory, socket_path
 from talos.errors import WalletError
 from talos.identity import private_file
@@ -40,14 +41,16 @@ def test_a_socket_in_the_home_is_private_and_goes_with_its_owner(home: Home) -> 
     private_file.make_directory(run_directory(home))
     socket_path(home).touch()  # what a killed owner left
     with bound(home, started=1.5, version="0") as listener:
-        assert stat.S_IMODE(find_socket(home).stat().st_mode) == 0o600
+        path = find_socket(home)
+        assert path is not None
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert not os.get_inheritable(listener.fileno())
         found = read_agent_file(home)
         assert found is not None
-        assert (found.pid, found.started, found.socket) == (os.getpid(), 1.5, str(find_socket(home)))
+        assert (found.pid, found.started, found.socket) == (os.getpid(), 1.5, str(path))
         with socket.socket(socket.AF_UNIX) as client:
-            client.connect(str(find_socket(home)))
-    assert not find_socket(home).exists()
+            client.connect(str(path))
+    assert not path.exists()
     assert read_agent_file(home) is None
 
 
@@ -62,6 +65,12 @@ def test_a_long_path_moves_to_the_runtime_directory(
         assert find_socket(long_home) == path
         assert path.exists()
     assert not path.exists()
+
+
+def test_nobody_serves_a_long_path_that_no_file_tells_of(long_home: Home, runtime: Path) -> None:
+    assert find_socket(long_home) is None
+    with pytest.raises(NoAgent):
+        Client(long_home).get("version")
 
 
 def test_a_directory_of_somebody_else_is_refused(long_home: Home, runtime: Path) -> None:
